@@ -1,0 +1,75 @@
+"""A latent space of a cryoDRGN model in which distance is the rotation-free distance of volumes.
+
+Names are loaded when they are first used (PEP 562): importing this package imports neither torch
+nor numpy, because every `cryodrgn` command imports it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryodrgn_metric.distance_net import DistanceNet
+    from cryodrgn_metric.distances.base import Alignment, PairwiseDistances
+    from cryodrgn_metric.distances.rotation import align, pairwise_distances, rotate
+    from cryodrgn_metric.errors import (
+        ArgumentError,
+        MetricError,
+        MissingExtraError,
+        UnsafeFileError,
+        VolumeError,
+        WorkdirError,
+    )
+    from cryodrgn_metric.metric_map import MetricMap
+    from cryodrgn_metric.workdir import Workdir, open_workdir
+
+__all__ = [
+    "Alignment",
+    "ArgumentError",
+    "DistanceNet",
+    "MetricError",
+    "MetricMap",
+    "MissingExtraError",
+    "PairwiseDistances",
+    "UnsafeFileError",
+    "VolumeError",
+    "Workdir",
+    "WorkdirError",
+    "__version__",
+    "align",
+    "open_workdir",
+    "pairwise_distances",
+    "rotate",
+]
+
+__version__ = "0.1.0"
+
+_NAMES_BY_MODULE = {
+    "distance_net": ("DistanceNet",),
+    "distances.base": ("Alignment", "PairwiseDistances"),
+    "distances.rotation": ("align", "pairwise_distances", "rotate"),
+    "errors": (
+        "ArgumentError",
+        "MetricError",
+        "MissingExtraError",
+        "UnsafeFileError",
+        "VolumeError",
+        "WorkdirError",
+    ),
+    "metric_map": ("MetricMap",),
+    "workdir": ("Workdir", "open_workdir"),
+}
+_MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value  # the next look-up doesn't come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,350 @@
+"""Learn a latent space in which distance is the rotation-free distance between volumes.
+
+Example usage
+-------------
+# The latest epoch, in two dimensions; results go to my_workdir/metric_embed.50/
+$ cryodrgn metric_embed my_workdir
+
+# Another epoch, four dimensions, more landmarks
+$ cryodrgn metric_embed my_workdir --epoch 25 --dim 4 --landmarks 1000
+
+# A first look, in small volumes
+$ cryodrgn metric_embed my_workdir -d 32 --landmarks 150 --skip-umap
+
+# Compare the density within a mask, at 8 Angstroms
+$ cryodrgn metric_embed my_workdir --mask mask.mrc --low-pass 8
+
+See also
+--------
+`cryodrgn_metric embed` is this command for where Python's start-up hooks are off
+`cryodrgn_metric transform` for embedding other latents of the same model
+
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from cryodrgn_metric import __version__
+from cryodrgn_metric.config import (
+    LOSSES,
+    SAMPLINGS,
+    SCALES,
+    ClusterConfig,
+    DistanceConfig,
+    EmbedConfig,
+    LandmarkConfig,
+    MetricMapConfig,
+    VolumeConfig,
+)
+from cryodrgn_metric.errors import ArgumentError, MetricError
+
+# `cryodrgn` imports this module whatever its user typed: torch, numpy and everything above them
+# are imported by the functions that need them.
+
+__all__ = ["add_args", "embed_config", "main", "script"]
+
+EXIT_REFUSED = 2  # as argparse's own
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+
+
+def add_args(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `cryodrgn metric_embed`; their defaults are the configs' own."""
+    parser.add_argument("workdir", type=os.path.abspath, help="Directory with cryoDRGN results")
+    parser.add_argument(
+        "--epoch",
+        type=int,
+        default=EmbedConfig.epoch,
+        help="Epoch number N, as in z.N.pkl and weights.N.pkl (default: the latest that has both)",
+    )
+    parser.add_argument(
+        "-o",
+        "--outdir",
+        type=os.path.abspath,
+        help="Output directory (default: [workdir]/metric_embed.[epoch])",
+    )
+    parser.add_argument(
+        "--skip-vol", action="store_true", help="Skip generation of representative volumes"
+    )
+    parser.add_argument("--skip-umap", action="store_true", help="Skip running UMAP")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=EmbedConfig.seed,
+        help="Seed of everything that is random (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        type=_device,
+        help="Torch device, or the number of a CUDA device (default: CUDA where there is one)",
+    )
+    parser.add_argument(
+        "--threads", type=_positive, help="CPU threads to use (default: torch's choice)"
+    )
+    _add_landmark_args(parser.add_argument_group("Landmarks, the particles that are decoded"))
+    _add_embedding_args(parser.add_argument_group("Distance and embedding"))
+    _add_volume_args(parser.add_argument_group("Volumes that are compared"))
+    _add_output_args(parser.add_argument_group("Volumes that are written"))
+
+
+def _add_landmark_args(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--landmarks",
+        type=int,
+        default=LandmarkConfig.count,
+        help="Number of particles whose volumes are compared (default: %(default)s)",
+    )
+    group.add_argument(
+        "--sampling",
+        choices=SAMPLINGS,
+        default=LandmarkConfig.sampling,
+        help="How landmarks are drawn, apart from the test set, which is drawn at random\n"
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--ind",
+        type=os.path.abspath,
+        help="Pickle of the indices of the particles that may be landmarks (default: all)",
+    )
+
+
+def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--distance",
+        choices=("so3",),
+        default=DistanceConfig.distance,
+        help="so3: the L2 distance, minimised over all rotations (default: %(default)s)",
+    )
+    group.add_argument(
+        "--scale",
+        choices=SCALES,
+        default=DistanceConfig.scale,
+        help="unit: divide each volume by its norm, where contrast drifts (default: %(default)s)",
+    )
+    group.add_argument(
+        "--dim",
+        type=int,
+        default=MetricMapConfig.dimension,
+        help="Dimension of the learned space (default: %(default)s)",
+    )
+    group.add_argument(
+        "--loss",
+        choices=LOSSES,
+        default=MetricMapConfig.loss,
+        help="relative: by the relative error of each distance; weighted: short distances\n"
+        "count even more (default: %(default)s)",
+    )
+    group.add_argument(
+        "--ksample",
+        type=int,
+        default=ClusterConfig.count,
+        help="Number of k-means clusters of the learned space, and of representative volumes\n"
+        "(default: %(default)s)",
+    )
+
+
+def _add_volume_args(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "-d",
+        "--downsample",
+        type=int,
+        help="Box size to decode at, in pixels (default: 64, or the model's where smaller)",
+    )
+    group.add_argument(
+        "--low-pass", type=float, help="Low-pass filter resolution in Angstroms (default: none)"
+    )
+    group.add_argument(
+        "--mask",
+        metavar="{sphere,FILE.mrc}",
+        default=VolumeConfig.mask,
+        help="Density to compare: within a soft sphere, or a mask file as well\n"
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--mask-radius",
+        type=float,
+        default=VolumeConfig.mask_radius,
+        help="Where the soft sphere starts to fall off, as a fraction of half the box\n"
+        "(default: %(default)s)",
+    )
+
+
+def _add_output_args(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--Apix",
+        type=float,
+        help="Pixel size in Angstroms (default is to infer from ctf.pkl file else 1)",
+    )
+    group.add_argument(
+        "--flip", action="store_true", help="Flip handedness of output volumes and rotations"
+    )
+    group.add_argument("--invert", action="store_true", help="Invert contrast of output volumes")
+
+
+def _device(text: str) -> str:
+    return f"cuda:{text}" if text.isdecimal() else text  # a number, as `cryodrgn analyze` takes
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; got {number}")
+    return number
+
+
+def embed_config(args: argparse.Namespace) -> EmbedConfig:
+    """Sort the command line into the configs of the stages.
+
+    Raises:
+        ArgumentError: a value is out of range.
+    """
+    return EmbedConfig(
+        workdir=args.workdir,
+        epoch=args.epoch,
+        outdir=args.outdir,
+        seed=args.seed,
+        device=args.device,
+        threads=args.threads,
+        landmarks=LandmarkConfig(args.landmarks, args.sampling, args.ind),
+        volumes=VolumeConfig(
+            downsample=args.downsample,
+            low_pass_in_angstroms=args.low_pass,
+            apix_in_angstroms=args.Apix,
+            mask=args.mask,
+            mask_radius=args.mask_radius,
+            flip=args.flip,
+            invert=args.invert,
+        ),
+        distances=DistanceConfig(args.distance, args.scale),
+        metric_map=MetricMapConfig(dimension=args.dim, loss=args.loss),
+        clusters=ClusterConfig(args.ksample, args.skip_vol, args.skip_umap),
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run `cryodrgn metric_embed`; a refusal is one message and exit status 2."""
+    with _exit_statuses():
+        config = embed_config(args)
+        from cryodrgn_metric.pipeline import embed
+
+        embed(config)
+
+
+@contextmanager
+def _exit_statuses() -> Iterator[None]:
+    try:
+        yield
+    except MetricError as error:
+        print(f"cryodrgn_metric: error: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_REFUSED) from None
+    except KeyboardInterrupt:
+        print("cryodrgn_metric: interrupted", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+DEMO_DOC = """Run metric_embed on the workdir that ships with this package, beside the known truth.
+
+Example usage
+-------------
+$ cryodrgn_metric demo demo_out
+
+"""
+
+
+def _add_demo_args(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("outdir", type=os.path.abspath, help="Directory for the demo's results")
+    parser.add_argument(
+        "--train",
+        action="store_true",
+        help="First simulate the particles and train cryoDRGN again (much longer)",
+    )
+
+
+def _demo(args: argparse.Namespace) -> None:
+    with _exit_statuses():
+        from cryodrgn_metric.demo.run import run_demo
+
+        run_demo(args.outdir, train=args.train)
+
+
+TRANSFORM_DOC = """Embed other latents of the same cryoDRGN model with a saved map.
+
+Example usage
+-------------
+$ cryodrgn_metric transform z.50.pkl --model my_workdir/metric_embed.50 -o z_metric.pkl
+
+"""
+
+
+def _add_transform_args(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("zfile", type=os.path.abspath, help="Pickle of latents (N, zdim)")
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=os.path.abspath,
+        help="A metric_embed.N directory, or the models/ directory in it",
+    )
+    parser.add_argument(
+        "-o",
+        "--outfile",
+        type=os.path.abspath,
+        help="Output pickle, float32 (default: [zfile without .pkl]_metric.pkl)",
+    )
+
+
+def _transform(args: argparse.Namespace) -> None:
+    with _exit_statuses():
+        outfile = args.outfile or os.path.splitext(args.zfile)[0] + "_metric.pkl"
+        if os.path.realpath(outfile) == os.path.realpath(args.zfile):
+            raise ArgumentError(f"-o {outfile} is the input itself; name another file.")
+        from cryodrgn_metric.artifacts import save_pickle
+        from cryodrgn_metric.metric_map import MetricMap
+        from cryodrgn_metric.workdir import load_latents
+
+        models = os.path.join(args.model, "models")
+        metric_map = MetricMap.load(models if os.path.isdir(models) else args.model)
+        z_metric = metric_map.transform(load_latents(args.zfile)).astype("float32")
+        save_pickle(outfile, z_metric)
+        print(f"{outfile}: {z_metric.shape[0]} particles in {z_metric.shape[1]} dimensions")
+
+
+class _Subcommand(NamedTuple):
+    """One subcommand in cryoDRGN's protocol: help text, options, what to run."""
+
+    doc: str
+    add_args: Callable[[argparse.ArgumentParser], None]
+    main: Callable[[argparse.Namespace], None]
+
+
+SUBCOMMANDS = {
+    "embed": _Subcommand(__doc__, add_args, main),
+    "demo": _Subcommand(DEMO_DOC, _add_demo_args, _demo),
+    "transform": _Subcommand(TRANSFORM_DOC, _add_transform_args, _transform),
+}
+
+
+def script(argv: Sequence[str] | None = None) -> None:
+    """Run the console script `cryodrgn_metric`, as `cryodrgn_utils` is to cryoDRGN."""
+    parser = argparse.ArgumentParser(
+        prog="cryodrgn_metric", description="Rotation-free metric embedding of cryoDRGN latents"
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(title="Choose a command", dest="command", required=True)
+    for name, subcommand in SUBCOMMANDS.items():
+        description, _, epilog = subcommand.doc.partition("\n")
+        subparser = subparsers.add_parser(
+            name,
+            help=description,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawTextHelpFormatter,
+        )
+        subcommand.add_args(subparser)
+        subparser.set_defaults(func=subcommand.main)
+    args = parser.parse_args(argv)
+    args.func(args)

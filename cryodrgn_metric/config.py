@@ -1,0 +1,151 @@
+"""What each stage is asked to do: one frozen dataclass per stage, checked when it is made.
+
+The command line builds these once (`command.py`); stages take their own config and never an
+argparse.Namespace. All of them together are written to metric_embed.yaml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cryodrgn_metric.errors import ArgumentError
+
+__all__ = [
+    "ClusterConfig",
+    "DistanceConfig",
+    "DistanceNetConfig",
+    "EmbedConfig",
+    "LandmarkConfig",
+    "MetricMapConfig",
+    "VolumeConfig",
+]
+
+SAMPLINGS = ("kmeans", "random", "farthest")
+LOSSES = ("relative", "weighted")
+SCALES = ("none", "unit")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ArgumentError(message)
+
+
+@dataclass(frozen=True)
+class LandmarkConfig:
+    """Which particles are decoded: how many, how they are drawn, and from which indices."""
+
+    count: int = 500
+    sampling: str = "kmeans"
+    candidates_file: str | None = None  # --ind: a pickle of particle indices
+
+    def __post_init__(self) -> None:
+        _require(self.count >= 3, f"--landmarks must be at least 3; got {self.count}.")
+        _require(
+            self.sampling in SAMPLINGS,
+            f"--sampling must be one of {', '.join(SAMPLINGS)}; got {self.sampling!r}.",
+        )
+
+
+@dataclass(frozen=True)
+class VolumeConfig:
+    """How V(z) is decoded: box, resolution, mask; and how written volumes look."""
+
+    downsample: int | None = None  # box in voxels; None: 64, or the model's box where smaller
+    low_pass_in_angstroms: float | None = None
+    apix_in_angstroms: float | None = None  # None: analyze's rule
+    mask: str = "sphere"  # or the path of an .mrc file
+    mask_radius: float = 0.85  # start of the window's fall-off, as a fraction of the half box
+    flip: bool = False
+    invert: bool = False
+
+    def __post_init__(self) -> None:
+        box = self.downsample
+        _require(
+            box is None or (box >= 8 and box % 2 == 0),
+            f"-d/--downsample must be an even number of voxels >= 8; got {box}.",
+        )
+        low_pass = self.low_pass_in_angstroms
+        _require(
+            low_pass is None or low_pass > 0,
+            f"--low-pass must be a positive resolution in Å; got {low_pass}.",
+        )
+        apix = self.apix_in_angstroms
+        _require(apix is None or apix > 0, f"--Apix must be positive, in Å; got {apix}.")
+        _require(
+            0 < self.mask_radius <= 0.98,
+            f"--mask-radius is a fraction of the half box in (0, 0.98]; got {self.mask_radius}.",
+        )
+
+
+@dataclass(frozen=True)
+class DistanceConfig:
+    """How Delta is measured between landmark volumes."""
+
+    distance: str = "so3"
+    scale: str = "none"
+    pairs_per_tile: int = 512
+
+    def __post_init__(self) -> None:
+        _require(self.distance == "so3", f"--distance must be so3; got {self.distance!r}.")
+        _require(self.scale in SCALES, f"--scale must be none or unit; got {self.scale!r}.")
+        _require(self.pairs_per_tile > 0, "pairs_per_tile must be positive.")
+
+
+@dataclass(frozen=True)
+class DistanceNetConfig:
+    """How h_psi is trained."""
+
+    width: int = 128
+    depth: int = 3
+    max_epochs: int = 150  # of 10 steps
+    learning_rate: float = 1e-2
+
+
+@dataclass(frozen=True)
+class MetricMapConfig:
+    """How f_xi is trained: d', the loss of Eq. 8 or Eq. 9, the network, the steps."""
+
+    dimension: int = 2
+    loss: str = "relative"
+    width: int = 128
+    depth: int = 3
+    steps: int = 1000
+    pairs_per_step: int = 8128  # all pairs of 128 particles
+    learning_rate: float = 1e-2
+
+    def __post_init__(self) -> None:
+        _require(self.dimension >= 1, f"--dim must be at least 1; got {self.dimension}.")
+        _require(
+            self.loss in LOSSES,
+            f"--loss must be one of {', '.join(LOSSES)}; got {self.loss!r}.",
+        )
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The k-means of z' and its representative volumes."""
+
+    count: int = 20
+    skip_volumes: bool = False
+    skip_umap: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.count >= 1, f"--ksample must be at least 1; got {self.count}.")
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """Everything `cryodrgn metric_embed` was asked to do."""
+
+    workdir: str
+    epoch: int = -1
+    outdir: str | None = None
+    seed: int = 0
+    device: str | None = None
+    threads: int | None = None
+    landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
+    volumes: VolumeConfig = field(default_factory=VolumeConfig)
+    distances: DistanceConfig = field(default_factory=DistanceConfig)
+    distance_net: DistanceNetConfig = field(default_factory=DistanceNetConfig)
+    metric_map: MetricMapConfig = field(default_factory=MetricMapConfig)
+    clusters: ClusterConfig = field(default_factory=ClusterConfig)

@@ -1,0 +1,44 @@
+"""The exceptions of this package: one small tree, so that every level can be caught.
+
+    MetricError                 anything this package refuses to do
+    ├── WorkdirError            a cryoDRGN workdir is missing a file, an epoch, or is not one
+    │   └── UnsafeFileError     a file asks for code to be executed while it is read
+    ├── ArgumentError           an option or argument is out of range (also a ValueError)
+    ├── VolumeError             a volume is NaN, constant or of another box (also a ValueError)
+    └── MissingExtraError       an optional package is not installed (also an ImportError)
+
+Every message says what was expected, what came, which file, and what to type next.
+"""
+
+__all__ = [
+    "ArgumentError",
+    "MetricError",
+    "MissingExtraError",
+    "UnsafeFileError",
+    "VolumeError",
+    "WorkdirError",
+]
+
+
+class MetricError(Exception):
+    """Anything this package refuses to do; the base of all its exceptions."""
+
+
+class WorkdirError(MetricError):
+    """A cryoDRGN workdir lacks a file or an epoch, or is not a workdir."""
+
+
+class UnsafeFileError(WorkdirError):
+    """A file asks for code to be executed while it is read."""
+
+
+class ArgumentError(MetricError, ValueError):
+    """An option or an argument is out of range."""
+
+
+class VolumeError(MetricError, ValueError):
+    """A volume cannot be compared: it holds NaN, is constant, or has another box."""
+
+
+class MissingExtraError(MetricError, ImportError):
+    """An optional package is not installed; the message holds the `pip install` line."""
