@@ -1,0 +1,261 @@
+"""Names on disk, and writing that never leaves half a file behind.
+
+Every file of `WORKDIR/metric_embed.N/` is named here once (`MetricFolder`) and written through
+`atomic_path`: into a hidden neighbour first, flushed to the disk, then renamed over the final
+name, so that a reader (or a run that continues after a crash) sees the old file or the whole
+new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pickle
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+__all__ = [
+    "MetricFolder",
+    "atomic_path",
+    "plain",
+    "save_columns",
+    "save_csv",
+    "save_json",
+    "save_npz",
+    "save_pickle",
+    "save_text",
+    "save_yaml",
+    "sha256_of",
+]
+
+# Readable from Python 3.4 on, like the pickles that cryoDRGN itself writes.
+PICKLE_PROTOCOL = 4
+BYTES_PER_READ = 1 << 20
+
+
+def _suffix(epoch: int | None) -> str:
+    return "" if epoch is None else f".{epoch}"
+
+
+@dataclass(frozen=True)
+class MetricFolder:
+    """The paths inside one output folder; nothing is created by asking for them.
+
+    Arguments:
+        path: the folder, `WORKDIR/metric_embed.N` unless -o moved it.
+        epoch: N of the file names; None for un-numbered files.
+
+    Example:
+        >>> folder = MetricFolder(Path("00_vae/metric_embed.49"), epoch=49)
+        >>> folder.volume(20, 1).as_posix()
+        '00_vae/metric_embed.49/analyze.49/kmeans20/vol_001.mrc'
+    """
+
+    path: Path
+    epoch: int | None
+
+    @classmethod
+    def beside(cls, workdir: Path, epoch: int | None) -> MetricFolder:
+        """The default folder of a workdir: a sibling of analyze.N and landscape.N."""
+        return cls(workdir / f"metric_embed{_suffix(epoch)}", epoch)
+
+    @property
+    def parameters(self) -> Path:
+        """Every parameter, seed, version, and the hashes of the inputs."""
+        return self.path / "metric_embed.yaml"
+
+    @property
+    def log(self) -> Path:
+        """What the run said."""
+        return self.path / "metric_embed.log"
+
+    @property
+    def z_metric(self) -> Path:
+        """z' of every particle, (N, d') float32, one pickle."""
+        return self.path / "z_metric.pkl"
+
+    @property
+    def z_metric_csv(self) -> Path:
+        """The same numbers as text."""
+        return self.path / "z_metric.csv"
+
+    @property
+    def distances(self) -> Path:
+        """Measured distances and rotations of the landmarks."""
+        return self.path / "distances.npz"
+
+    @property
+    def fidelity(self) -> Path:
+        """The held-out numbers."""
+        return self.path / "fidelity.json"
+
+    @property
+    def models(self) -> Path:
+        """The folder of h_psi and f_xi."""
+        return self.path / "models"
+
+    def figure(self, name: str) -> Path:
+        """One figure of the run."""
+        return self.path / "figures" / f"{name}.png"
+
+    @property
+    def analysis(self) -> Path:
+        """The overlay's own analyze.N."""
+        return self.path / f"analyze{_suffix(self.epoch)}"
+
+    def kmeans(self, count: int) -> Path:
+        """The folder of the k-means of z' with `count` clusters."""
+        return self.analysis / f"kmeans{count}"
+
+    def cluster_labels(self, count: int) -> Path:
+        """(N,) cluster numbers from 0, one pickle, as `cryodrgn analyze` writes them."""
+        return self.kmeans(count) / "labels.pkl"
+
+    def cluster_centers(self, count: int) -> Path:
+        """(count, zdim) latents of the representatives, as text."""
+        return self.kmeans(count) / "centers.txt"
+
+    def cluster_center_indices(self, count: int) -> Path:
+        """(count,) particle numbers of the representatives, as text."""
+        return self.kmeans(count) / "centers_ind.txt"
+
+    def volume(self, count: int, number: int) -> Path:
+        """The volume of one representative; numbered from 1."""
+        return self.kmeans(count) / f"vol_{number:03d}.mrc"
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lend a hidden path beside `final`; rename it to `final` once the block has succeeded.
+
+    The folder is made if it is missing. If the block fails, `final` is as it was and the
+    hidden file is gone. The suffix is kept, because writers choose formats by it.
+
+    Arguments:
+        final: the path that readers will open.
+
+    Returns:
+        a context manager that yields the path to write.
+
+    Example:
+        >>> import tempfile
+        >>> final = Path(tempfile.mkdtemp()) / "numbers.txt"
+        >>> with atomic_path(final) as path:
+        ...     _ = path.write_text("1 2 3")
+        >>> final.read_text()
+        '1 2 3'
+    """
+    target = Path(final)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.stem}.{secrets.token_hex(6)}{target.suffix}")
+    try:
+        yield draft
+        _flush(draft, os.O_RDWR)
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    if os.name == "posix":  # a folder cannot be opened elsewhere
+        _flush(target.parent, os.O_RDONLY)
+
+
+def save_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_path(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def save_csv(path: str | os.PathLike[str], values: np.ndarray, names: list[str]) -> None:
+    """Write columns of numbers with a header line, comma-separated, atomically."""
+    with atomic_path(path) as draft:
+        np.savetxt(draft, values, delimiter=",", header=",".join(names), comments="", fmt="%.7g")
+
+
+def save_columns(path: str | os.PathLike[str], values: np.ndarray) -> None:
+    """Write numbers as cryoDRGN writes centers.txt and centers_ind.txt, atomically."""
+    with atomic_path(path) as draft:
+        np.savetxt(draft, values, fmt="%d" if values.dtype.kind in "iu" else "%.18e")
+
+
+def save_pickle(path: str | os.PathLike[str], value: object) -> None:
+    """Write `value` as one pickle, atomically, like cryoDRGN's own z.N.pkl."""
+    with atomic_path(path) as draft, draft.open("wb") as file:
+        pickle.dump(value, file, protocol=PICKLE_PROTOCOL)
+
+
+def save_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
+    """Write named arrays to one .npz file, atomically; open it with `numpy.load`."""
+    with atomic_path(path) as draft, draft.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no **arrays
+
+
+def save_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write `plain(value)` as JSON, atomically; NaN and infinity become null."""
+    text = json.dumps(_finite(plain(value)), indent=2, allow_nan=False)
+    save_text(path, text + "\n")
+
+
+def save_yaml(path: str | os.PathLike[str], value: object) -> None:
+    """Write `plain(value)` as YAML, atomically; `yaml.safe_load` reads it back."""
+    save_text(path, yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True))
+
+
+def plain(value: object) -> object:
+    """Turn dataclasses, numpy values, paths and tuples into what JSON and YAML can hold.
+
+    Example:
+        >>> plain({"path": Path("a"), "sizes": (np.int64(3), np.float64(0.5))})
+        {'path': 'a', 'sizes': [3, 0.5]}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    # str() also turns subclasses such as torch's version into what YAML knows.
+    return value if isinstance(value, bool | int | float | None) else str(value)
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN: many readers refuse the whole file because of one."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "empty"
+        >>> path.touch()
+        >>> sha256_of(path)[:8]
+        'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BYTES_PER_READ):
+            digest.update(block)
+    return digest.hexdigest()

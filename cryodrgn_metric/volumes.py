@@ -1,0 +1,160 @@
+"""Volumes on disk: .mrc files with the right pixel size, masks, and one volume per cluster."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+from torch import Tensor
+
+from cryodrgn_metric.artifacts import atomic_path
+from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.errors import ArgumentError, VolumeError
+
+__all__ = ["read_mask", "write_cluster_volumes", "write_volume"]
+
+# Resampled soft masks overshoot [0, 1] by about this much; more is not a mask.
+MASK_OVERSHOOT = 0.05
+
+
+def write_volume(
+    path: str | os.PathLike[str],
+    volume: np.ndarray | Tensor,
+    apix_in_angstroms: float,
+    flip: bool = False,
+    invert: bool = False,
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> None:
+    """Write a volume as a float32 .mrc file, atomically, with the header cryoDRGN writes.
+
+    Equal volumes give equal files: the header holds no time and no label.
+
+    Arguments:
+        path: the .mrc file.
+        volume: (n, n, n) [z, y, x].
+        apix_in_angstroms: size of a voxel of this very volume (after any downsampling).
+        flip: mirror the handedness, by reversing z as `cryodrgn analyze --flip` does.
+        invert: write -volume.
+        origin: (x, y, z) in Å of the header; cryoDRGN's is 0.
+
+    Raises:
+        VolumeError: not a cube of finite numbers.
+        ArgumentError: a pixel size that is not positive.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "vol_001.mrc"
+        >>> write_volume(path, np.zeros((8, 8, 8)), apix_in_angstroms=2.5)
+        >>> float(mrcfile.read(path).sum())
+        0.0
+    """
+    if not apix_in_angstroms > 0:
+        raise ArgumentError(f"--Apix must be positive, in Å; got {apix_in_angstroms}.")
+    data = _cube(volume)
+    data = data[::-1] if flip else data
+    data = -data if invert else data
+    with atomic_path(path) as draft, mrcfile.new(draft) as mrc:
+        mrc.set_data(np.ascontiguousarray(data))
+        mrc.voxel_size = apix_in_angstroms
+        mrc.header.origin = origin
+        mrc.header.nlabl = 0
+        mrc.header.label = b""
+
+
+def _cube(volume: np.ndarray | Tensor) -> np.ndarray:
+    values = volume.detach().cpu().numpy() if isinstance(volume, Tensor) else np.asarray(volume)
+    if values.ndim != 3 or len(set(values.shape)) != 1 or not values.size:
+        raise VolumeError(f"a volume must be (n, n, n); got {values.shape}.")
+    data = values.astype(np.float32)
+    if not np.isfinite(data).all():
+        raise VolumeError("a volume holds NaN or infinite voxels; it was not written.")
+    return data
+
+
+def read_mask(path: str | os.PathLike[str], box: int) -> np.ndarray:
+    """Read an .mrc mask that fits volumes of one box.
+
+    Arguments:
+        path: the .mrc file, 1 inside, 0 outside, soft edges in between.
+        box: voxels along a side of the volumes it will multiply.
+
+    Returns:
+        (box, box, box) float32 [z, y, x] in [0, 1].
+
+    Raises:
+        VolumeError: not an .mrc file, another box, NaN, all zero, or far outside [0, 1].
+    """
+    try:
+        with warnings.catch_warnings(), mrcfile.open(path) as mrc:
+            warnings.simplefilter("ignore")
+            values = np.array(mrc.data, dtype=np.float32)
+    except (OSError, ValueError, TypeError) as error:
+        raise VolumeError(f"--mask {path} is not a readable .mrc file: {error}") from error
+    if values.shape != (box, box, box):
+        raise VolumeError(
+            f"--mask {path}: expected {(box, box, box)} voxels, the box of the decoded volumes "
+            f"(-d); got {values.shape}. Resample the mask, or choose -d {values.shape[-1:]}."
+        )
+    _require_mask(values, path)
+    return values.clip(0.0, 1.0)
+
+
+def _require_mask(values: np.ndarray, path: str | os.PathLike[str]) -> None:
+    if not np.isfinite(values).all():
+        raise VolumeError(f"--mask {path}: it holds NaN or infinite voxels.")
+    if not (values > 0).any():
+        raise VolumeError(f"--mask {path}: it is empty; no voxel is above 0.")
+    low, high = float(values.min()), float(values.max())
+    if low < -MASK_OVERSHOOT or high > 1 + MASK_OVERSHOOT:
+        raise VolumeError(
+            f"--mask {path}: expected values from 0 to 1; got {low:g} to {high:g}. Make one "
+            "with `cryodrgn_utils gen_mask`."
+        )
+
+
+def write_cluster_volumes(
+    decoder: Decoder,
+    latents: np.ndarray | Tensor,
+    rotations: np.ndarray | Tensor | None,
+    folder: str | os.PathLike[str],
+    box: int,
+    apix_in_angstroms: float,
+    flip: bool = False,
+    invert: bool = False,
+    max_frequency: float | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> list[Path]:
+    """Write R·V(z) of every cluster's representative as vol_001.mrc and on.
+
+    Each volume is decoded on rotated lattice coordinates, so nothing is interpolated, and has
+    the amplitude of `eval_volume`. Memory holds one batch of volumes.
+
+    Arguments:
+        decoder: of the workdir.
+        latents: (K, zdim).
+        rotations: (K, 3, 3) that turn each volume into the common frame; None turns none.
+        folder: where the files go; made if it is missing.
+        box: voxels along a side.
+        apix_in_angstroms: size of a voxel at `box`, as `Workdir.apix_at_box` gives it.
+        flip, invert: as for `write_volume`; they change the files only.
+        max_frequency: radius, in Fourier voxels, beyond which the volume is zero.
+        progress: called with 1 after each file, e.g. a tqdm bar's `update`.
+
+    Returns:
+        the K paths, in order.
+    """
+    target = Path(folder)
+    paths: list[Path] = []
+    for batch in decoder.decode_stream(
+        latents, box, rotations=rotations, max_frequency=max_frequency
+    ):
+        for volume in batch:
+            paths.append(target / f"vol_{len(paths) + 1:03d}.mrc")
+            write_volume(paths[-1], volume, apix_in_angstroms, flip, invert)
+            if progress is not None:
+                progress(1)
+    return paths

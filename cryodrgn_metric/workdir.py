@@ -1,0 +1,497 @@
+"""Read a trained cryoDRGN workdir: latents, box, pixel size, kind; nothing in it is executed.
+
+Pickles go through an unpickler that knows numpy arrays and builtin containers only, checkpoints
+through `torch.load(weights_only=True)`, config.yaml through `yaml.safe_load`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from cryodrgn_metric.artifacts import MetricFolder
+from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
+
+__all__ = [
+    "Workdir",
+    "find_input",
+    "load_checkpoint",
+    "load_latents",
+    "load_pickle",
+    "open_workdir",
+]
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = ("dataset_args", "lattice_args", "model_args")
+DECODED_KINDS = ("train_vae", "train_dec")
+KINDS_WITHOUT_LATENTS = ("train_nn", "abinit_homo_old", "abinit --zdim 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Workdir:
+    """A trained cryoDRGN run at one epoch, as `open_workdir` found it.
+
+    Arguments:
+        path: the workdir.
+        epoch: N of the file names; None if only z.pkl and weights.pkl exist.
+        latents: (N, zdim) float32, one row per particle (z_mu of train_vae).
+        latents_logvar: (N, zdim) float32 for train_vae, else None.
+        box_size: voxels along a side of V(z); cryoDRGN's lattice D is one more.
+        apix_in_angstroms: size of a voxel at `box_size`.
+        kind: the cryoDRGN command that made it, "train_vae" or "train_dec".
+        domain: "fourier" or "hartley".
+        norm: (mean, standard deviation) that the images were normalised by.
+        config: config.yaml as a dictionary.
+        config_path, z_path, weights_path: the files that were chosen.
+    """
+
+    path: Path
+    epoch: int | None
+    latents: np.ndarray = field(repr=False)
+    latents_logvar: np.ndarray | None = field(repr=False)
+    box_size: int
+    apix_in_angstroms: float
+    kind: str
+    domain: str
+    norm: tuple[float, float]
+    config: dict[str, Any] = field(repr=False)
+    config_path: Path
+    z_path: Path
+    weights_path: Path
+
+    @property
+    def outdir(self) -> Path:
+        """Where results go unless -o says otherwise: metric_embed.N, or metric_embed."""
+        return MetricFolder.beside(self.path, self.epoch).path
+
+    def apix_at_box(self, box: int) -> float:
+        """The size in Å of a voxel of V(z) decoded at `box`: apix * box_size / box."""
+        return self.apix_in_angstroms * self.box_size / box
+
+
+def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
+    """Read the latents and the description of a trained cryoDRGN workdir.
+
+    Arguments:
+        path: the folder that `cryodrgn train_vae` or `train_dec` wrote.
+        epoch: N as in z.N.pkl; -1 takes the largest N with both z.N.pkl and weights.N.pkl, or
+            the un-numbered z.pkl and weights.pkl where no such N exists.
+
+    Returns:
+        a frozen `Workdir`.
+
+    Raises:
+        WorkdirError: not a workdir, an epoch that is missing, a kind without latents or one
+            that is not decoded, a malformed file.
+        UnsafeFileError: a file would execute code when read.
+
+    Example:
+        >>> workdir = open_workdir("00_vae128", epoch=49)  # doctest: +SKIP
+        >>> workdir.latents.shape, workdir.box_size  # doctest: +SKIP
+        ((131899, 8), 128)
+    """
+    folder = Path(path)
+    config_path = _config_path(folder)
+    config = _load_config(config_path)
+    kind = _require_decoded(_kind(config, config_path), config_path)
+    number, z_path, weights_path = _choose_epoch(folder, epoch)
+    latents, logvar = _read_latents(z_path, int(config["model_args"]["zdim"]))
+    return Workdir(
+        path=folder,
+        epoch=number,
+        latents=latents,
+        latents_logvar=logvar,
+        box_size=_box_size(config, config_path),
+        apix_in_angstroms=_apix(config, folder, _box_size(config, config_path)),
+        kind=kind,
+        domain=_domain(config, config_path),
+        norm=_norm(config, config_path),
+        config=config,
+        config_path=config_path,
+        z_path=z_path,
+        weights_path=weights_path,
+    )
+
+
+# -- config.yaml
+
+
+def _config_path(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise WorkdirError(f"Expected a cryoDRGN workdir, but {folder} is not a folder.")
+    config_path = folder / "config.yaml"
+    if config_path.is_file():
+        return config_path
+    hint = (
+        "it holds config.pkl of an old cryoDRGN; write that as config.yaml first"
+        if (folder / "config.pkl").exists()
+        else "give the folder that `cryodrgn train_vae -o` wrote"
+    )
+    raise WorkdirError(f"{folder} is not a cryoDRGN workdir: it has no config.yaml; {hint}.")
+
+
+def _load_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.constructor.ConstructorError as error:
+        raise UnsafeFileError(f"{path} asks for a Python object: {error.problem}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise WorkdirError(f"{path} cannot be read as YAML: {error}") from error
+    there = config if isinstance(config, dict) else {}
+    absent = [name for name in SECTIONS if not isinstance(there.get(name), dict)]
+    if absent:
+        raise WorkdirError(
+            f"{path} is not a cryoDRGN config: expected the sections {', '.join(SECTIONS)}; "
+            f"missing: {', '.join(absent)}."
+        )
+    return dict(there)
+
+
+def _kind(config: dict[str, Any], path: Path) -> str:
+    """Name the command behind a config, by the keys that only it writes (host.md 1.1, 1.3)."""
+    model = config["model_args"]
+    if "data_norm_mean" in config:
+        return "abinit" if model.get("zdim") else "abinit --zdim 0"
+    if "players" in model:
+        return "train_vae" if "poses" in config["dataset_args"] else "abinit_het_old"
+    if "zdim" in model and "layers" in model:
+        return "train_dec"
+    if "layers" in model:
+        return "train_nn"
+    if "qlayers" in model:
+        return "abinit_homo_old"
+    raise WorkdirError(f"{path}: no cryoDRGN command writes model_args with {sorted(model)}.")
+
+
+def _require_decoded(kind: str, path: Path) -> str:
+    if kind in KINDS_WITHOUT_LATENTS:
+        raise WorkdirError(
+            f"{path} belongs to `{kind}`, one structure without latents: there is nothing to "
+            "embed. Train a heterogeneous model, e.g. with `cryodrgn train_vae`."
+        )
+    if kind not in DECODED_KINDS:
+        raise WorkdirError(
+            f"{path} belongs to `{kind}`, which is not supported yet; expected a workdir of "
+            f"{' or '.join(DECODED_KINDS)}. Train one with the poses of this run."
+        )
+    return kind
+
+
+def _box_size(config: dict[str, Any], path: Path) -> int:
+    size = config["lattice_args"].get("D")
+    if not isinstance(size, int) or size < 3 or size % 2 == 0:
+        raise WorkdirError(f"{path}: lattice_args.D must be an odd number of pixels; got {size}.")
+    return size - 1
+
+
+def _domain(config: dict[str, Any], path: Path) -> str:
+    domain = config["model_args"].get("domain")
+    if domain not in ("fourier", "hartley"):
+        raise WorkdirError(f"{path}: model_args.domain must be fourier or hartley; got {domain}.")
+    return str(domain)
+
+
+def _norm(config: dict[str, Any], path: Path) -> tuple[float, float]:
+    try:
+        mean, deviation = (float(value) for value in config["dataset_args"]["norm"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkdirError(f"{path}: dataset_args.norm must be two numbers.") from error
+    return mean, deviation
+
+
+# -- the epoch
+
+
+def _choose_epoch(folder: Path, epoch: int) -> tuple[int | None, Path, Path]:
+    there = _epochs(folder)
+    if epoch < -1:
+        raise WorkdirError(f"--epoch must be -1 (the latest) or N as in z.N.pkl; got {epoch}.")
+    if epoch == -1 and not there:
+        pair = folder / "z.pkl", folder / "weights.pkl"
+        if all(path.is_file() for path in pair):
+            return None, *pair
+        raise WorkdirError(
+            f"{folder} has neither z.N.pkl with weights.N.pkl nor z.pkl with weights.pkl: "
+            "training has not written an epoch yet."
+        )
+    number = there[-1] if epoch == -1 else epoch
+    if number not in there:
+        raise WorkdirError(_missing_epoch(folder, number, there))
+    return number, folder / f"z.{number}.pkl", folder / f"weights.{number}.pkl"
+
+
+def _epochs(folder: Path) -> list[int]:
+    names = {path.name for path in folder.iterdir()}
+    found = (re.fullmatch(r"z\.(\d+)\.pkl", name) for name in names)
+    numbers = {int(match.group(1)) for match in found if match}
+    return sorted(n for n in numbers if {f"z.{n}.pkl", f"weights.{n}.pkl"} <= names)
+
+
+def _missing_epoch(folder: Path, epoch: int, there: list[int]) -> str:
+    wanted = f"{folder} has no z.{epoch}.pkl with weights.{epoch}.pkl"
+    if not there:
+        return f"{wanted}, nor any other epoch; leave --epoch out to use z.pkl and weights.pkl."
+    nearest = min(there, key=lambda number: abs(number - epoch))
+    listed = ", ".join(map(str, there))
+    return f"{wanted}; there are epochs {listed}. Type e.g. --epoch {nearest}."
+
+
+# -- latents
+
+
+def load_latents(path: str | Path) -> np.ndarray:
+    """Read (N, zdim) latents from the first pickle of a z file, as float32.
+
+    Arguments:
+        path: z.N.pkl, or any pickle of one two-dimensional array.
+
+    Returns:
+        (N, zdim) float32.
+
+    Raises:
+        WorkdirError: not an array of finite numbers with two dimensions.
+        UnsafeFileError: the file would execute code.
+    """
+    return _checked_latents(load_pickle(path), Path(path))
+
+
+def _read_latents(path: Path, zdim: int) -> tuple[np.ndarray, np.ndarray | None]:
+    values = _load_pickles(path, 2)
+    latents = _checked_latents(values[0], path)
+    if latents.shape[1] != zdim:
+        raise WorkdirError(
+            f"{path}: expected (N, {zdim}) latents, as config.yaml says; got {latents.shape}."
+        )
+    if len(values) == 1:
+        return latents, None
+    logvar = _checked_latents(values[1], path)
+    if logvar.shape != latents.shape:
+        raise WorkdirError(
+            f"{path}: its two arrays should have one shape; got {latents.shape}, {logvar.shape}."
+        )
+    return latents, logvar
+
+
+def _checked_latents(value: object, path: Path) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind not in "fiu":
+        came = getattr(value, "shape", type(value).__name__)
+        raise WorkdirError(f"{path}: expected an (N, zdim) array of numbers; got {came}.")
+    if 0 in value.shape:
+        raise WorkdirError(f"{path}: expected an (N, zdim) array; got an empty {value.shape}.")
+    latents = value.astype(np.float32)
+    bad = int((~np.isfinite(latents)).any(axis=1).sum())
+    if bad:
+        raise WorkdirError(
+            f"{path}: {bad} of {len(latents)} particles have NaN or infinite latents; training "
+            "diverged. Choose an earlier epoch with --epoch."
+        )
+    return latents
+
+
+# -- pixel size
+
+
+def find_input(written: str | Path, workdir: str | Path) -> Path | None:
+    """Find a file that config.yaml names: as written, beside the workdir's files, in its parent.
+
+    Arguments:
+        written: the path in config.yaml; absolute, relative or stale.
+        workdir: the workdir.
+
+    Returns:
+        the first of the candidates that is a file, else None.
+    """
+    named, folder = Path(written), Path(workdir).absolute()
+    candidates = [named]
+    for base in (folder, folder.parent):
+        candidates += [base / named, base / named.name]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _apix(config: dict[str, Any], folder: Path, box_size: int) -> float:
+    """The pixel size by the rule of `cryodrgn analyze`, with its fallbacks to 1 Å."""
+    written = config["dataset_args"].get("ctf")
+    if not written:
+        logger.info("No CTF file in config.yaml: using 1.0 Å per pixel (--Apix sets it).")
+        return 1.0
+    path = find_input(written, folder)
+    if path is None:
+        logger.warning(
+            "The CTF file %s is not there, nor in the workdir or its parent: using 1.0 Å per "
+            "pixel (--Apix sets it).",
+            written,
+        )
+        return 1.0
+    return _apix_from_ctf(load_pickle(path), path, box_size)
+
+
+def _apix_from_ctf(ctf: object, path: Path, box_size: int) -> float:
+    if not isinstance(ctf, np.ndarray) or ctf.ndim != 2 or ctf.shape[1] < 2 or not len(ctf):
+        logger.warning("%s holds no CTF table: using 1.0 Å per pixel (--Apix sets it).", path)
+        return 1.0
+    sizes, pixel_sizes = set(ctf[:, 0].tolist()), set(ctf[:, 1].tolist())
+    if len(pixel_sizes) > 1:
+        logger.info("%s holds several pixel sizes: using 1.0 Å (--Apix sets it).", path)
+        return 1.0
+    size = next(iter(sizes))
+    if len(sizes) > 1:
+        logger.info("%s holds several box sizes: using the first found, %g.", path, size)
+    apix = round(float(pixel_sizes.pop() * size / box_size), 6)
+    if not np.isfinite(apix) or apix <= 0:
+        logger.warning("%s gives no pixel size: using 1.0 Å (--Apix sets it).", path)
+        return 1.0
+    return apix
+
+
+# -- files that may be hostile
+
+
+def load_pickle(path: str | Path) -> object:
+    """Read the first pickle of a file, admitting numpy arrays in builtin containers only.
+
+    Arguments:
+        path: a pickle such as z.N.pkl, ctf.pkl, poses.pkl, or a file of particle indices.
+
+    Returns:
+        arrays, numpy scalars, and dict, list, tuple, set, str, bytes, numbers, None of them.
+
+    Raises:
+        UnsafeFileError: the pickle names anything else; nothing of it has been executed.
+        WorkdirError: the file is missing, cut off, or not a pickle.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "ind.pkl"
+        >>> _ = path.write_bytes(pickle.dumps(np.arange(3)))
+        >>> load_pickle(path).tolist()
+        [0, 1, 2]
+    """
+    return _load_pickles(Path(path), 1)[0]
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a weights.N.pkl onto the CPU with `torch.load(weights_only=True)`.
+
+    Arguments:
+        path: the checkpoint.
+
+    Returns:
+        the dictionary that was saved, tensors on the CPU.
+
+    Raises:
+        UnsafeFileError: the checkpoint names a global that torch does not admit.
+        WorkdirError: the file is missing, damaged, or holds no dictionary.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that torch did not write
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if re.search(r"unsupported operand|pickle data was truncated", str(error), re.I):
+            load_pickle(path)  # torch stops before any name; ours says if there is a hostile one
+            raise WorkdirError(f"{path} is not a checkpoint, or is damaged.") from error
+        # torch's own advice is to load unsafely, so only the line that names the global is kept
+        named = re.search(r"[^.\n]*GLOBAL[^\n]*", str(error), re.I)
+        reason = named.group(0).strip() if named else "it is not a plain state dictionary"
+        raise UnsafeFileError(f"{path} was refused, nothing was executed: {reason}") from error
+    except Exception as error:  # torch raises many types for damaged files
+        raise WorkdirError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+    if not isinstance(checkpoint, dict):
+        raise WorkdirError(f"{path}: expected a dictionary; got {type(checkpoint).__name__}.")
+    return checkpoint
+
+
+def _load_pickles(path: Path, count: int) -> list[object]:
+    """Read up to `count` pickles that follow one another in a file; the first must be there."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be read: {error.strerror}.") from error
+    file = io.BytesIO(data)
+    values: list[object] = []
+    while len(values) < count and (not values or file.tell() < len(data)):
+        try:
+            values.append(_ArrayUnpickler(file, path).load())
+        except UnsafeFileError:
+            raise
+        except Exception as error:  # damaged pickles raise nearly every builtin exception
+            raise WorkdirError(f"{path} is not a pickle, or is cut off: {error}") from error
+    return values
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """An unpickler that resolves only the names which a pickled numpy array needs.
+
+    The stand-ins are made anew for every look-up and take no subclass, buffer or object that
+    numpy's own constructors would: a pickle can write attributes on whatever it looks up.
+    """
+
+    def __init__(self, file: io.BytesIO, path: Path) -> None:
+        super().__init__(file)
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> object:
+        if maker := _PICKLED_NAMES.get((module, name)):
+            return maker()
+        raise UnsafeFileError(
+            f"{self._path} was refused: it asks for {module}.{name}, and only numpy arrays in "
+            "builtin containers are read. Nothing was executed; don't open it with other tools."
+        )
+
+
+def _dtype(name: object, *_: object) -> np.dtype[Any]:
+    if not isinstance(name, str) or np.dtype(name).kind == "V":
+        raise pickle.UnpicklingError(f"it holds records ({name}), not arrays of numbers")
+    return np.dtype(name, align=False, copy=True)  # its state, the byte order, is set after this
+
+
+def _from_buffer(
+    data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: str, *_: object
+) -> np.ndarray:
+    array: np.ndarray = np.frombuffer(data, dtype=dtype)
+    return array.reshape(shape, order="F" if order == "F" else "C")
+
+
+def _fresh(function: Callable[..., object]) -> Callable[[], object]:
+    return lambda: lambda *arguments: function(*arguments)
+
+
+def _same(value: object) -> Callable[[], object]:
+    return lambda: value
+
+
+_NUMPY_NAMES: dict[str, Callable[[], object]] = {
+    "ndarray": _same(None),  # only ever an argument of _reconstruct, which doesn't use it
+    "dtype": _fresh(_dtype),
+    "_reconstruct": _fresh(lambda *_: np.empty(0, dtype=np.int8)),
+    "scalar": _same(np.float64(0).__reduce__()[0]),
+    "_frombuffer": _fresh(_from_buffer),
+}
+# numpy 1 calls its private package numpy.core, numpy 2 numpy._core; files of both are about.
+_NUMPY_CORES = ("core.multiarray", "core.numeric", "_core.multiarray", "_core.numeric")
+_NUMPY_MODULES = ("numpy", *(f"numpy.{core}" for core in _NUMPY_CORES))
+_PICKLED_NAMES: dict[tuple[str, str], Callable[[], object]] = {
+    **{(module, name): maker for module in _NUMPY_MODULES for name, maker in _NUMPY_NAMES.items()},
+    **{
+        (module, kind.__name__): _same(kind)
+        for module in ("builtins", "__builtin__")  # the latter in pickle protocols 0 to 2
+        for kind in (bytearray, bytes, complex, frozenset, list, set)
+    },
+    ("collections", "OrderedDict"): _same(OrderedDict),
+    # how protocols 0 to 2 hold bytes
+    ("_codecs", "encode"): _fresh(lambda text, *_: text.encode("latin1")),
+}

@@ -1,0 +1,387 @@
+"""Opening workdirs: what is found, what is refused, and that nothing in them is executed."""
+
+import contextlib
+import logging
+import pickle
+import shutil
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
+from cryodrgn_metric.workdir import (
+    find_input,
+    load_checkpoint,
+    load_latents,
+    load_pickle,
+    open_workdir,
+)
+
+APIX, BOX = 3.0, 24  # of the stack in conftest.py
+
+
+@pytest.fixture
+def copied(tmp_path, vae_workdir):
+    """A train_vae workdir that a test may change."""
+    folder = tmp_path / "run" / "workdir"
+    shutil.copytree(vae_workdir, folder)
+    return folder
+
+
+def edit(folder, **sections):
+    """Change keys of config.yaml's sections; None removes a key."""
+    path = folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    for name, changes in sections.items():
+        table = config if name == "top" else config[name]
+        table.update(changes)
+        for key in [key for key, value in changes.items() if value is None]:
+            del table[key]
+    path.write_text(yaml.safe_dump(config))
+
+
+# -- what is found
+
+
+@pytest.mark.parametrize(
+    ("fixture", "kind", "domain"),
+    [
+        ("vae_workdir", "train_vae", "fourier"),
+        ("hartley_workdir", "train_vae", "hartley"),
+        ("dec_workdir", "train_dec", "fourier"),
+    ],
+)
+def test_open_trained_workdirs(request, fixture, kind, domain):
+    folder = request.getfixturevalue(fixture)
+    workdir = open_workdir(folder)
+    assert (workdir.kind, workdir.domain, workdir.epoch) == (kind, domain, 2)
+    assert workdir.box_size == BOX and workdir.apix_in_angstroms == APIX
+    assert workdir.latents.shape == (200, 3) and workdir.latents.dtype == np.float32
+    assert (workdir.latents_logvar is not None) == (kind == "train_vae")
+    assert workdir.outdir == folder / "metric_embed.2"
+    assert workdir.norm[1] > 0
+    assert str(folder) in repr(workdir) and len(repr(workdir)) < 1000
+    with (folder / "z.2.pkl").open("rb") as file:
+        np.testing.assert_array_equal(workdir.latents, pickle.load(file))
+
+
+def test_epoch_rules(copied):
+    assert open_workdir(copied, 1).z_path.name == "z.1.pkl"
+    shutil.copy(copied / "z.2.pkl", copied / "z.10.pkl")
+    assert open_workdir(copied).epoch == 2  # 10 has no weights
+    shutil.copy(copied / "weights.2.pkl", copied / "weights.10.pkl")
+    assert open_workdir(copied, -1).epoch == 10
+    with pytest.raises(WorkdirError, match=r"epochs 1, 2, 10\. Type e\.g\. --epoch 2"):
+        open_workdir(copied, 4)
+    with pytest.raises(WorkdirError, match="-1"):
+        open_workdir(copied, -2)
+
+
+def test_unnumbered_files_where_there_are_no_others(copied):
+    for path in [*copied.glob("z.*.pkl"), *copied.glob("weights.*.pkl")]:
+        path.unlink()
+    workdir = open_workdir(copied)
+    assert workdir.epoch is None and workdir.weights_path.name == "weights.pkl"
+    assert workdir.outdir == copied / "metric_embed"
+    with pytest.raises(WorkdirError, match="leave --epoch out"):
+        open_workdir(copied, 2)
+    (copied / "z.pkl").unlink()
+    with pytest.raises(WorkdirError, match="has not written an epoch"):
+        open_workdir(copied)
+
+
+# -- pixel size
+
+
+def test_apix_is_rescaled_from_the_size_in_the_ctf_file_and_with_the_box(copied, tmp_path):
+    table = np.tile([384.0, 1.25, 1e4, 1e4, 0, 300, 2.7, 0.1, 0], (5, 1)).astype(np.float32)
+    path = tmp_path / "ctf.pkl"
+    path.write_bytes(pickle.dumps(table))
+    edit(copied, dataset_args={"ctf": str(path)})
+    workdir = open_workdir(copied)
+    assert workdir.apix_in_angstroms == 20.0  # 1.25 * 384 / 24
+    assert workdir.apix_at_box(12) == 40.0
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (np.array([[24, 1.0], [24, 2.0]]), "several pixel sizes"),
+        (np.array([[24, np.nan]]), "gives no pixel size"),
+        (np.zeros(3), "no CTF table"),
+    ],
+)
+def test_apix_falls_back_to_one_and_says_why(copied, tmp_path, caplog, table, said):
+    path = tmp_path / "ctf.pkl"
+    path.write_bytes(pickle.dumps(table))
+    edit(copied, dataset_args={"ctf": str(path)})
+    with caplog.at_level(logging.INFO):
+        assert open_workdir(copied).apix_in_angstroms == 1.0
+    assert said in caplog.text
+
+
+def test_apix_without_a_ctf_file(copied, caplog):
+    edit(copied, dataset_args={"ctf": "gone/ctf.pkl"})
+    with caplog.at_level(logging.INFO):
+        assert open_workdir(copied).apix_in_angstroms == 1.0
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    edit(copied, dataset_args={"ctf": None})
+    assert open_workdir(copied).apix_in_angstroms == 1.0
+
+
+def test_inputs_are_looked_for_as_written_then_here_then_in_the_parent(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workdir = tmp_path / "a" / "workdir"
+    workdir.mkdir(parents=True)
+    assert find_input("data/ctf.pkl", workdir) is None
+    (tmp_path / "a" / "ctf.pkl").touch()
+    assert find_input("data/ctf.pkl", "a/workdir") == tmp_path / "a" / "ctf.pkl"
+    (workdir / "ctf.pkl").touch()
+    assert find_input("/stale/ctf.pkl", workdir) == workdir / "ctf.pkl"
+    written = tmp_path / "data" / "ctf.pkl"
+    written.parent.mkdir()
+    written.touch()
+    assert find_input(written, workdir) == written
+
+
+# -- what is refused
+
+
+def test_not_a_workdir(tmp_path):
+    with pytest.raises(WorkdirError, match="not a folder"):
+        open_workdir(tmp_path / "missing")
+    with pytest.raises(WorkdirError, match="no config.yaml"):
+        open_workdir(tmp_path)
+    (tmp_path / "config.pkl").touch()
+    with pytest.raises(WorkdirError, match="old cryoDRGN"):
+        open_workdir(tmp_path)
+
+
+KINDS = {
+    "abinit": {"top": {"data_norm_mean": 0.0}},
+    "abinit --zdim 0": {"top": {"data_norm_mean": 0.0}, "model_args": {"zdim": 0}},
+    "abinit_het_old": {"dataset_args": {"poses": None}},
+    "train_nn": {"model_args": {"players": None, "zdim": None, "layers": 3}},
+    "abinit_homo_old": {"model_args": {"players": None, "zdim": None}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_are_named(copied, kind):
+    edit(copied, **KINDS[kind])
+    with pytest.raises(WorkdirError, match=f"`{kind}`"):
+        open_workdir(copied)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lattice_args": {"D": 24}},
+        {"model_args": {"domain": "real"}},
+        {"dataset_args": {"norm": None}},
+        {"model_args": {"players": None, "qlayers": None}},
+        {"top": {"model_args": None}},
+        {"model_args": {"zdim": 5}},
+    ],
+)
+def test_odd_configs(copied, changes):
+    edit(copied, **changes)
+    with pytest.raises(WorkdirError):
+        open_workdir(copied)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "a: \x00"])
+def test_files_that_are_no_config(copied, text):
+    (copied / "config.yaml").write_text(text)
+    with pytest.raises(WorkdirError):
+        open_workdir(copied)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.full((4, 3), np.nan, np.float32),
+        np.array([[1.0, np.inf, 0.0]]),
+        np.zeros((0, 3)),
+        np.zeros(3),
+        np.zeros((4, 2)),
+        np.array([["a", "b", "c"]]),
+        [1, 2, 3],
+    ],
+    ids=lambda value: str(getattr(value, "shape", "list")),
+)
+def test_malformed_latents(copied, value):
+    (copied / "z.2.pkl").write_bytes(pickle.dumps(value))
+    with pytest.raises(WorkdirError, match=r"z\.2\.pkl"):
+        open_workdir(copied)
+
+
+def test_second_array_must_fit_the_first(copied):
+    z = np.zeros((4, 3), np.float32)
+    (copied / "z.2.pkl").write_bytes(pickle.dumps(z) + pickle.dumps(z[:3]))
+    with pytest.raises(WorkdirError, match="one shape"):
+        open_workdir(copied)
+
+
+def test_load_latents_takes_the_first_pickle_as_float32(vae_workdir, tmp_path):
+    first = load_latents(vae_workdir / "z.2.pkl")
+    np.testing.assert_array_equal(first, open_workdir(vae_workdir).latents)
+    (tmp_path / "z.pkl").write_bytes(pickle.dumps(np.ones((2, 3))))
+    assert load_latents(tmp_path / "z.pkl").dtype == np.float32
+
+
+# -- reading executes nothing
+
+
+class Bomb:
+    """Pickles to a call of os.system that leaves a file behind."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("name", ["z.2.pkl", "weights.2.pkl", "ctf.pkl"])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_bombs_do_not_go_off(copied, name, protocol):
+    trace = copied / "executed"
+    data = pickle.dumps([np.zeros((2, 3)), Bomb(trace)], protocol=protocol)
+    (copied / name).write_bytes(data)
+    edit(copied, dataset_args={"ctf": str(copied / "ctf.pkl")} if name == "ctf.pkl" else {})
+    with pytest.raises(UnsafeFileError, match=name) as caught:
+        load_checkpoint(open_workdir(copied).weights_path)
+    assert not trace.exists()
+    assert "weights_only=False" not in str(caught.value)  # no advice to load it unsafely
+
+
+def test_bomb_after_the_first_array(copied):
+    trace = copied / "executed"
+    z = pickle.dumps(np.zeros((4, 3), np.float32))
+    (copied / "z.2.pkl").write_bytes(z + pickle.dumps(Bomb(trace)))
+    with pytest.raises(UnsafeFileError, match="system"):
+        open_workdir(copied)
+    assert not trace.exists()
+
+
+def test_bomb_within_a_torch_file(copied):
+    trace = copied / "executed"
+    torch.save({"model_state_dict": Bomb(trace)}, copied / "weights.2.pkl")
+    with pytest.raises(UnsafeFileError, match="system"):
+        load_checkpoint(copied / "weights.2.pkl")
+    assert not trace.exists()
+
+
+def test_bomb_in_the_config(copied):
+    trace = copied / "executed"
+    with (copied / "config.yaml").open("a") as file:
+        file.write(f"bomb: !!python/object/apply:os.system ['touch {trace}']\n")
+    with pytest.raises(UnsafeFileError, match="config.yaml"):
+        open_workdir(copied)
+    assert not trace.exists()
+
+
+HIDDEN_WAYS = [
+    b"cbuiltins\neval\n(S'1'\ntR.",
+    b"cbuiltins\ngetattr\n.",
+    b"cnumpy\nload\n.",
+    b"cnumpy.core.multiarray\n_reconstruct.__globals__\n.",
+    b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.tobytes\x93.",
+    b"cnumpy.testing._private.utils\nrunstring\n.",
+    b"ctorch\nload\n.",
+    b"ccodecs\nopen\n.",
+]
+
+
+@pytest.mark.parametrize("data", HIDDEN_WAYS)
+def test_other_names_are_refused(tmp_path, data):
+    (tmp_path / "z.pkl").write_bytes(data)
+    with pytest.raises(UnsafeFileError, match="refused"):
+        load_pickle(tmp_path / "z.pkl")
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"\x80\x04", b"cnumpy\ndtype\n(I3\ntR."])
+def test_damaged_files_are_typed_errors(tmp_path, data):
+    (tmp_path / "z.pkl").write_bytes(data)
+    with pytest.raises(WorkdirError, match=r"z\.pkl") as caught:
+        load_pickle(tmp_path / "z.pkl")
+    assert not isinstance(caught.value, UnsafeFileError)
+    with pytest.raises(WorkdirError, match=r"z\.pkl"):
+        load_checkpoint(tmp_path / "z.pkl")
+
+
+def test_missing_files_are_typed_errors(tmp_path):
+    with pytest.raises(WorkdirError, match="cannot be read"):
+        load_pickle(tmp_path / "z.pkl")
+    with pytest.raises(WorkdirError, match=r"z\.pkl"):
+        load_checkpoint(tmp_path / "z.pkl")
+
+
+VALUES = [
+    np.arange(6, dtype=np.float32).reshape(2, 3),
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.arange(3, dtype=">i4"),
+    np.array(["a", "bc"]),
+    np.array([True, False]),
+    np.array([1j]),
+    np.array([None, 1], dtype=object),
+    np.float32(2.5),
+    np.int64(3),
+    np.dtype("f8"),
+    (np.eye(3), [1, 2.5, 1j], {"a": {1}, "b": frozenset({2})}, b"x", bytearray(b"y"), None),
+    OrderedDict(a=np.zeros(2)),
+]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_arrays_in_builtin_containers_come_back(tmp_path, value, protocol):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=protocol))
+    back = load_pickle(tmp_path / "x.pkl")
+    assert type(back) is type(value)
+    np.testing.assert_equal(back, value)
+    if isinstance(value, np.ndarray):
+        plain = pickle.loads(pickle.dumps(value, protocol=protocol))  # may be in native order
+        assert back.dtype == plain.dtype and back.flags.f_contiguous == value.flags.f_contiguous
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+@pytest.mark.parametrize("protocol", range(3))
+def test_both_names_of_numpys_private_package(tmp_path, core, protocol):
+    # in protocols 0 to 2 a global is a line of text, so that it can be renamed in place
+    value = [np.arange(4.0), np.float32(1.5)]
+    data = pickle.dumps(value, protocol=protocol)
+    for written in (b"numpy._core.", b"numpy.core."):
+        data = data.replace(b"c" + written, b"c" + f"numpy.{core}.".encode())
+    assert f"cnumpy.{core}.multiarray\n".encode() in data
+    (tmp_path / "z.pkl").write_bytes(data)
+    array, scalar = load_pickle(tmp_path / "z.pkl")
+    np.testing.assert_array_equal(array, value[0])
+    assert scalar == np.float32(1.5)
+
+
+def test_a_pickle_cannot_change_what_the_next_one_reads(tmp_path):
+    """BUILD with a slot state sets attributes of whatever a pickle looked up."""
+    for name in (b"_frombuffer", b"_reconstruct", b"dtype"):
+        module = b"numpy" if name == b"dtype" else b"numpy._core.numeric"
+        data = b"c" + module + b"\n" + name + b"\n(N(S'__defaults__'\n(ttd" + b"tb."
+        (tmp_path / "x.pkl").write_bytes(data)
+        with contextlib.suppress(WorkdirError):
+            load_pickle(tmp_path / "x.pkl")
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "y.pkl").write_bytes(pickle.dumps(np.arange(3.0), protocol=protocol))
+        np.testing.assert_array_equal(load_pickle(tmp_path / "y.pkl"), np.arange(3.0))
+
+
+def test_checkpoints_are_read_as_torch_saved_them(vae_workdir):
+    checkpoint = load_checkpoint(vae_workdir / "weights.2.pkl")
+    unsafe = torch.load(vae_workdir / "weights.2.pkl", weights_only=False)
+    assert checkpoint.keys() == unsafe.keys()
+    for name, value in unsafe["model_state_dict"].items():
+        assert torch.equal(checkpoint["model_state_dict"][name], value)
