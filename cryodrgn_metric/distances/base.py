@@ -1,0 +1,91 @@
+"""What every distance between landmark volumes offers, and the results it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cryodrgn_metric.errors import VolumeError
+
+__all__ = ["Alignment", "Array", "PairwiseDistances", "VolumeDistance", "check_volumes"]
+
+Array: TypeAlias = npt.NDArray[Any] | Tensor
+"""What users hand in and get back: results are numpy arrays unless tensors went in."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How a volume lies on a reference: volume ≈ R·reference.
+
+    Arguments:
+        distance: min over R of ||volume - R·reference||.
+        rotation: That R, (3, 3).
+        raw_distance: ||volume - reference||, nothing turned.
+        second_peak_gap: (delta_2 - delta) / RMS norm, with delta_2 the best local optimum at least
+            20 degrees away; inf if there is none. Near 0 the rotation is ambiguous.
+    """
+
+    distance: float
+    rotation: Any
+    raw_distance: float
+    second_peak_gap: float
+
+
+@dataclass(frozen=True)
+class PairwiseDistances:
+    """All pairs of L volumes, as numpy arrays or, if tensors went in, tensors.
+
+    Arguments:
+        distances: (L, L), Delta.
+        rotations: (L, L, 3, 3), V_i ≈ rotations[i, j]·V_j.
+        raw_distances: (L, L), nothing turned.
+        second_peak_gaps: (L, L), as in `Alignment`.
+    """
+
+    distances: Any
+    rotations: Any
+    raw_distances: Any
+    second_peak_gaps: Any
+
+
+class VolumeDistance(Protocol):
+    """A distance between volumes, in three steps so that voxels can be streamed.
+
+    `calibrate` looks at a few volumes, `features` is called on batches and keeps what one volume
+    needs (its last axis counts volumes), `pairwise` compares all of them.
+    """
+
+    def calibrate(self, volumes: Tensor) -> None: ...
+
+    def features(self, volumes: Tensor) -> Tensor: ...
+
+    def pairwise(self, features: Tensor, fit_on: Tensor | None = None) -> PairwiseDistances: ...
+
+
+def check_volumes(volumes: Tensor, name: str = "volumes") -> None:
+    """Refuse what cannot be compared: wrong shape, odd box, NaN or Inf, constant volumes.
+
+    Arguments:
+        volumes: (L, n, n, n).
+        name: How the message calls them.
+
+    Raises:
+        VolumeError: With the first offending volume named.
+    """
+    if volumes.ndim != 4 or len(set(volumes.shape[1:])) != 1 or volumes.shape[-1] % 2:
+        raise VolumeError(
+            f"{name} must be cubes of an even box, shape (L, n, n, n); got {tuple(volumes.shape)}."
+        )
+    flat = volumes.flatten(1)
+    broken = (~torch.isfinite(flat)).any(dim=1)
+    constant = flat.amin(dim=1) == flat.amax(dim=1)
+    for bad, what in ((broken, "holds NaN or Inf"), (constant, "is constant")):
+        if bool(bad.any()):
+            index = int(bad.nonzero()[0])
+            raise VolumeError(
+                f"{name}[{index}] {what}: there is nothing to compare. Leave it out."
+            )

@@ -1,0 +1,359 @@
+"""Delta: the voxel L2 distance of two volumes, minimised over all rotations of one of them.
+
+    Delta(V1, V2) = min over R in SO(3) of ||V1 - R·V2||                               (Eq. 1-3)
+
+Each volume is expanded once; each pair is then searched exhaustively at a coarse degree and its
+best candidates refined by Newton steps at the full one. See docs/distance.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryodrgn_metric.distances.base import Alignment, Array, PairwiseDistances, check_volumes
+from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.pairs import RowTile, row_tiles
+from cryodrgn_metric.so3.conventions import WINDOW_RADIUS, spherical_window, windowed
+from cryodrgn_metric.so3.expansion import (
+    RadialBasis,
+    ShellExpansion,
+    full_band_limit,
+    turned_volume,
+)
+from cryodrgn_metric.so3.search import (
+    RotationSearch,
+    RowResult,
+    converged_degree,
+    residual_by_degree,
+)
+
+__all__ = [
+    "Alignment",
+    "PairwiseDistances",
+    "RotationDistance",
+    "align",
+    "pairwise_distances",
+    "rotate",
+]
+
+logger = logging.getLogger(__name__)
+
+PILOT_COUNT = 10
+"""Volumes compared at the full band limit to find the one at which Delta is converged."""
+
+_EXPANSION_BATCH = 8
+
+
+@lru_cache(maxsize=8)
+def _expansion(
+    box: int,
+    lmax: int,
+    full_box: int,
+    max_frequency: float | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> ShellExpansion:
+    return ShellExpansion(
+        box, lmax, full_box=full_box, max_frequency=max_frequency, dtype=dtype, device=device
+    )
+
+
+@dataclass
+class RotationDistance:
+    """Delta = min over rotations of the L2 distance, for all pairs of many volumes.
+
+    Arguments:
+        box: n of the volumes, in voxels, even.
+        full_box: D, the box whose voxel norm is meant (the model's); n if None.
+        max_frequency: Radius of the Fourier ball, 1/box; the Nyquist n/2 if None.
+        lmax: Angular band limit; None: found by `calibrate`, so that Delta is converged.
+        pairs_per_tile: Pairs worked on at once; bounds the memory.
+        unit_norm: Divide each volume by its norm first (contrast drift).
+        dtype: torch.float32 or torch.float64.
+        device: Where coefficients live and pairs are computed.
+        progress: Show a progress bar.
+
+    References:
+        Kovacs & Wriggers, Acta Cryst. D58, 2002, doi:10.1107/S0907444902009794.
+    """
+
+    box: int
+    full_box: int | None = None
+    max_frequency: float | None = None
+    lmax: int | None = None
+    pairs_per_tile: int = 512
+    unit_norm: bool = False
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        self._full_lmax = full_band_limit(self.box, self.max_frequency)
+        self._typical_squared: float | None = None
+
+    def calibrate(self, volumes: Tensor) -> None:
+        """Choose lmax and the radial tolerance on a few windowed volumes, at the full band.
+
+        lmax is the smallest degree that holds 99.75 % of Delta for the median pair and 99 % for
+        the worst one in a hundred; the radial basis may drop 1e-3 of the median Delta^2.
+        """
+        features = self._expand(volumes, self._full_lmax)
+        energy = float(features.square().sum(dim=(0, 1)).mean())
+        basis = RadialBasis.fit(features, 1e-6 * energy)
+        blocks = basis.project(features)
+        shares = residual_by_degree(blocks, self._search(blocks).rotations)
+        squared = shares.sum(dim=0)
+        self._typical_squared = float(squared.median())
+        if self.lmax is None:
+            energies = torch.stack([b.square().sum(dim=(0, 1)).mean() for b in blocks])
+            self.lmax = converged_degree(shares, energies)
+        logger.info("Band limit lmax = %d of %d.", self.lmax, self._full_lmax)
+
+    def features(self, volumes: Tensor) -> Tensor:
+        """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes."""
+        return self._expand(volumes, self._full_lmax if self.lmax is None else self.lmax)
+
+    def pairwise(self, features: Tensor, fit_on: Tensor | None = None) -> PairwiseDistances:
+        """Delta, rotation, raw distance and second-peak gap of every pair.
+
+        Arguments:
+            features: As from `features`, all volumes.
+            fit_on: Which volumes the radial basis may look at, (L,) bool; all if None.
+
+        Returns:
+            Tensors on the CPU.
+        """
+        return self._search(self._compress(features, fit_on))
+
+    def onto(self, reference: Tensor, features: Tensor) -> RowResult:
+        """Turn many volumes onto one: reference ≈ R·volume.
+
+        Arguments:
+            reference: Features of one volume, last axis 1.
+            features: Features of the others.
+
+        Returns:
+            `RowResult` with one column per volume.
+        """
+        together = torch.cat([reference, features], dim=2)
+        blocks = self._compress(together, None)
+        search = RotationSearch(blocks, self.dtype, torch.device(self.device))
+        return search.row(0, slice(1, together.shape[2]))
+
+    def _expand(self, volumes: Tensor, lmax: int) -> Tensor:
+        expand = _expansion(
+            self.box,
+            lmax,
+            self.full_box or self.box,
+            self.max_frequency,
+            self.dtype,
+            torch.device(self.device),
+        )
+        return torch.cat([expand(batch) for batch in volumes.split(_EXPANSION_BATCH)], dim=2)
+
+    def _compress(self, features: Tensor, fit_on: Tensor | None) -> list[Tensor]:
+        if self.unit_norm:
+            features = features / features.square().sum(dim=(0, 1)).sqrt()
+        sample = features if fit_on is None else features[:, :, fit_on.to(features.device)]
+        energy = float(sample.square().sum(dim=(0, 1)).mean())
+        # Two dropped parts differ by at most 2 (|a|^2 + |b|^2): a quarter of 1e-3 for each.
+        typical = 0.0 if self.unit_norm else (self._typical_squared or 0.0)
+        basis = RadialBasis.fit(sample, max(0.25e-3 * typical, 1e-9 * energy))
+        logger.info("Radial basis: %d numbers a volume.", basis.rank)
+        return basis.project(features)
+
+    def _search(self, blocks: list[Tensor]) -> PairwiseDistances:
+        search = RotationSearch(blocks, self.dtype, torch.device(self.device))
+        result = _empty_result(search.count, self.dtype)
+        for tile in row_tiles(search.count, self.pairs_per_tile, self.progress):
+            _store(result, tile, search.row(tile.row, slice(tile.start, tile.stop)))
+        return result
+
+
+def _empty_result(count: int, dtype: torch.dtype) -> PairwiseDistances:
+    return PairwiseDistances(
+        distances=torch.zeros(count, count, dtype=dtype),
+        rotations=torch.eye(3, dtype=dtype).repeat(count, count, 1, 1),
+        raw_distances=torch.zeros(count, count, dtype=dtype),
+        second_peak_gaps=torch.full((count, count), torch.inf, dtype=dtype),
+    )
+
+
+def _store(result: PairwiseDistances, tile: RowTile, row: RowResult) -> None:
+    """Write a tile and its mirror image: rotations[j, i] = rotations[i, j]^T."""
+    columns = slice(tile.start, tile.stop)
+    for name in ("distances", "raw_distances", "second_peak_gaps"):
+        matrix, values = getattr(result, name), getattr(row, name).cpu()
+        matrix[tile.row, columns] = values
+        matrix[columns, tile.row] = values
+    rotations = row.rotations.cpu()
+    result.rotations[tile.row, columns] = rotations
+    result.rotations[columns, tile.row] = rotations.mT
+
+
+def _as_tensor(volumes: Array, dtype: torch.dtype | None) -> Tensor:
+    """float32 stays float32 and float64 float64, unless a dtype is asked for."""
+    # A flipped numpy view has negative strides, which torch refuses.
+    tensor = volumes if isinstance(volumes, Tensor) else torch.from_numpy(np.array(volumes))
+    if dtype is None:
+        dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return tensor.to(dtype)
+
+
+def _prepared(volumes: Tensor, window: float | None) -> Tensor:
+    if window is None:
+        return volumes
+    return windowed(volumes, spherical_window(volumes.shape[-1], window))
+
+
+def pairwise_distances(
+    volumes: Array,
+    *,
+    window: float | None = WINDOW_RADIUS,
+    lmax: int | None = None,
+    max_frequency: float | None = None,
+    pairs_per_tile: int = 512,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> PairwiseDistances:
+    """Rotation-free distances between all pairs of volumes.
+
+    Delta(i, j) = min over R of ||V_i - R·V_j||, with (R·V)(x) = V(R^T x), over a soft spherical
+    window and the Fourier ball |k| <= max_frequency.
+
+    Arguments:
+        volumes: (L, n, n, n) density [z, y, x], numpy array or tensor, n even.
+        window: Start of the window's fall-off as a fraction of the half box; None: volumes are
+            windowed already.
+        lmax: Angular band limit; None: chosen so that Delta is converged.
+        max_frequency: In 1/box; None: the Nyquist.
+        pairs_per_tile: Bounds the memory.
+        dtype: torch.float32 or torch.float64; None: as the input.
+        device: For example "cuda".
+        progress: Show a progress bar.
+
+    Returns:
+        `PairwiseDistances`, numpy arrays unless a tensor went in.
+
+    Raises:
+        VolumeError: A volume is not a cube, is constant, or holds NaN or Inf.
+
+    References:
+        Kovacs & Wriggers, Acta Cryst. D58, 2002, doi:10.1107/S0907444902009794.
+
+    Example:
+        >>> import numpy as np
+        >>> volume = np.random.default_rng(0).normal(size=(16, 16, 16))
+        >>> found = pairwise_distances(np.stack([volume, volume]))
+        >>> bool(found.distances.max() < 1e-6)
+        True
+    """
+    tensor = _as_tensor(volumes, dtype)
+    check_volumes(tensor)
+    prepared = _prepared(tensor, window)
+    distance = RotationDistance(
+        box=tensor.shape[-1],
+        max_frequency=max_frequency,
+        lmax=lmax,
+        pairs_per_tile=pairs_per_tile,
+        dtype=tensor.dtype,
+        device=device,
+        progress=progress,
+    )
+    if len(tensor) > PILOT_COUNT and lmax is None:
+        distance.calibrate(prepared[_spread(len(tensor), PILOT_COUNT)])
+    result = distance.pairwise(distance.features(prepared))
+    if isinstance(volumes, Tensor):
+        return result
+    return PairwiseDistances(**{name: value.numpy() for name, value in vars(result).items()})
+
+
+def _spread(count: int, picks: int) -> Tensor:
+    """`picks` indices evenly spread over range(count)."""
+    return torch.linspace(0, count - 1, picks, dtype=torch.float64).round().long()
+
+
+def align(
+    volume: Array,
+    reference: Array,
+    *,
+    window: float | None = WINDOW_RADIUS,
+    lmax: int | None = None,
+    max_frequency: float | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Alignment:
+    """The rotation that lays a reference on a volume: volume ≈ R·reference.
+
+    Arguments:
+        volume: (n, n, n) density [z, y, x], numpy array or tensor, n even.
+        reference: The same box; it is the one that is turned.
+        window, lmax, max_frequency, dtype, device: As in `pairwise_distances`.
+
+    Returns:
+        `Alignment`; its rotation is a numpy array unless tensors went in.
+
+    Raises:
+        VolumeError: The boxes differ, or a volume is constant or holds NaN or Inf.
+
+    Example:
+        >>> import numpy as np
+        >>> volume = np.random.default_rng(0).normal(size=(16, 16, 16))
+        >>> align(volume, volume).distance < 1e-6
+        True
+    """
+    first, second = _as_tensor(volume, dtype), _as_tensor(reference, dtype)
+    if first.shape != second.shape:
+        raise ArgumentError(
+            f"volume and reference must have one box; got {tuple(first.shape)} and "
+            f"{tuple(second.shape)}. Resample one of them first."
+        )
+    found = pairwise_distances(
+        torch.stack([first, second]),
+        window=window,
+        lmax=lmax,
+        max_frequency=max_frequency,
+        dtype=dtype,
+        device=device,
+    )
+    rotation = found.rotations[0, 1]
+    tensors = isinstance(volume, Tensor) or isinstance(reference, Tensor)
+    return Alignment(
+        distance=float(found.distances[0, 1]),
+        rotation=rotation if tensors else rotation.numpy(),
+        raw_distance=float(found.raw_distances[0, 1]),
+        second_peak_gap=float(found.second_peak_gaps[0, 1]),
+    )
+
+
+def rotate(volume: Array, rotation: Array, *, window: float | None = WINDOW_RADIUS) -> Array:
+    """Turn a volume without interpolation error: (R·V)(x) = V(R^T x), within the Fourier ball.
+
+    F_{R·V}(k) = F_V(R^T k) is evaluated by a NUFFT on the turned grid, |k| < n/2.
+
+    Arguments:
+        volume: (n, n, n) density [z, y, x], numpy array or tensor, n even.
+        rotation: (3, 3), active, acting on (x, y, z).
+        window: As in `pairwise_distances`; None: windowed already.
+
+    Returns:
+        The windowed, turned volume, of the input's kind.
+
+    Example:
+        >>> import numpy as np
+        >>> volume = np.random.default_rng(0).normal(size=(16, 16, 16))
+        >>> rotate(volume, np.eye(3)).shape
+        (16, 16, 16)
+    """
+    tensor = _as_tensor(volume, None)
+    check_volumes(tensor[None], "volume")
+    matrix = _as_tensor(rotation, torch.float64)
+    result = turned_volume(_prepared(tensor, window), matrix)
+    return result if isinstance(volume, Tensor) else result.numpy()

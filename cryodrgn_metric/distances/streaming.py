@@ -1,0 +1,102 @@
+"""From latents to distances without ever holding more than a batch of voxels.
+
+Decode, window, expand, drop: only what a distance needs of each volume is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.distances.base import check_volumes
+from cryodrgn_metric.distances.rotation import PILOT_COUNT, RotationDistance
+from cryodrgn_metric.so3.conventions import windowed
+
+__all__ = ["VolumeStream", "calibrate", "mask_anisotropy", "stream_features"]
+
+logger = logging.getLogger(__name__)
+
+_MASK_PROBES = 20
+
+
+@dataclass(frozen=True)
+class VolumeStream:
+    """V(z) as it is compared: decoded at one box and resolution, windowed, perhaps masked.
+
+    Arguments:
+        decoder: Of the workdir.
+        box: Voxels along a side.
+        window: (box, box, box), the soft sphere times the mask, if there is one.
+        max_frequency: Radius of the Fourier ball in 1/box; None: the Nyquist.
+    """
+
+    decoder: Decoder
+    box: int
+    window: Tensor
+    max_frequency: float | None = None
+
+    def batches(
+        self, latents: np.ndarray, rotations: np.ndarray | None = None, desc: str | None = None
+    ) -> Iterator[Tensor]:
+        """Windowed volumes (batch, box, box, box), turned by `rotations` if given.
+
+        Raises:
+            VolumeError: A decoded volume is constant or holds NaN.
+        """
+        stream = self.decoder.decode_stream(
+            latents, self.box, rotations=rotations, max_frequency=self.max_frequency
+        )
+        with tqdm(total=len(latents), unit="vol", desc=desc, disable=desc is None) as bar:
+            for batch in stream:
+                check_volumes(batch, "decoded volumes")
+                yield windowed(batch, self.window)
+                bar.update(len(batch))
+
+
+def calibrate(stream: VolumeStream, latents: np.ndarray, distance: RotationDistance) -> None:
+    """Let the distance see up to ten volumes, evenly spread over `latents`."""
+    chosen = np.unique(np.linspace(0, len(latents) - 1, PILOT_COUNT).round().astype(int))
+    distance.calibrate(torch.cat(list(stream.batches(latents[chosen]))))
+
+
+def stream_features(
+    stream: VolumeStream,
+    latents: np.ndarray,
+    distance: RotationDistance,
+    desc: str | None = "Volumes",
+) -> Tensor:
+    """What the distance keeps of every volume; the last axis counts volumes."""
+    parts = [distance.features(batch) for batch in stream.batches(latents, desc=desc)]
+    return torch.cat(parts, dim=-1)
+
+
+def mask_anisotropy(
+    stream: VolumeStream, latents: np.ndarray, rotations: np.ndarray, distance: RotationDistance
+) -> float:
+    """Median delta(M·V, M·(R·V)): what a mask that doesn't turn adds to a pure rotation.
+
+    Arguments:
+        stream: With the mask in its window.
+        latents: (L, d), of the landmarks.
+        rotations: (L, L, 3, 3), the run's own optimal rotations.
+        distance: The calibrated distance.
+
+    Returns:
+        The median over up to 20 landmarks, in units of Delta. A sphere gives next to 0.
+    """
+    rows = np.unique(np.linspace(0, len(latents) - 1, _MASK_PROBES).round().astype(int))
+    turns = rotations[rows[0], rows].astype(np.float64)
+    still = torch.cat(list(stream.batches(latents[rows])))
+    moved = torch.cat(list(stream.batches(latents[rows], rotations=turns)))
+    found = [
+        distance.onto(distance.features(a[None]), distance.features(b[None])).distances
+        for a, b in zip(still, moved, strict=True)
+    ]
+    return float(torch.cat(found).median())
