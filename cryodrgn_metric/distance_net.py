@@ -1,0 +1,369 @@
+"""h_psi: the distance between two latents, learned from the landmarks (Eq. 7)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+from torch.nn.functional import huber_loss, pdist
+from tqdm.auto import tqdm
+
+from cryodrgn_metric.errors import ArgumentError, MetricError
+from cryodrgn_metric.networks import (
+    Perceptron,
+    as_latents,
+    evaluate_in_chunks,
+    load_network,
+    pick_device,
+    save_network,
+)
+
+__all__ = ["DistanceNet"]
+
+logger = logging.getLogger(__name__)
+
+IntArray = npt.NDArray[np.int64]
+
+FLOOR = 0.1  # of the median distance: relative errors are not asked for below it
+OUTLIER = 0.1  # relative error from which a pair pulls linearly instead of quadratically
+STEPS_PER_EPOCH = 10
+LANDMARKS_PER_STEP = 128  # all their pairs are one batch
+VALIDATION_FRACTION = 0.1
+PATIENCE = 60  # epochs without progress on validation landmarks that end the training
+
+
+class DistanceNet(BaseEstimator):  # type: ignore[misc]
+    r"""Learns the distance between latents as a distance in an embedding of many dimensions.
+
+    .. math:: h_\psi(z_1, z_2) = s\, \| g_\psi(z_1) - g_\psi(z_2) \|_2,
+        \quad g_\psi : \mathbb{R}^d \rightarrow \mathbb{R}^m
+
+    with s the median training distance and g a perceptron. By construction, whatever the
+    weights: :math:`h \geq 0`, :math:`h(z, z) = 0` and :math:`h(a, b) = h(b, a)` (both bitwise),
+    and the triangle inequality up to rounding: a pseudometric, as Delta is one. That h equals
+    Delta, and with it that it vanishes for pure rotations only, is measured, on held-out
+    landmarks.
+
+    Training minimises a Huber loss of :math:`(h - \Delta) / \max(\Delta, 0.1 s)` over all pairs
+    of 128 training landmarks drawn anew in each step. Inputs are standardised and distances
+    normalised by training landmarks only. After each epoch (10 steps) the pairs that touch a
+    validation landmark are predicted; the weights of the best epoch are kept. The same seed and
+    number of threads give the same bits.
+
+    Arguments:
+        width: The width of each hidden layer.
+        depth: The number of hidden layers.
+        max_epochs: The most epochs of 10 steps; the learning rate falls to zero over them.
+        learning_rate: The largest step size of Adam.
+        seed: The seed of weights, batches and of a default validation set.
+        device: Where to train; default: CUDA where present, else the CPU.
+        embedding: The dimension m.
+        progress: Shows a progress bar.
+
+    Attributes:
+        history_: ``epoch``, ``train`` (mean loss) and ``validation`` (mean floored relative
+            error), one number per epoch.
+        best_epoch_: The epoch whose weights were kept.
+        unit_: The median training distance s, in units of Delta.
+        n_features_in_: The dimension d of the latents.
+
+    References:
+        | Signature verification using a siamese network (Bromley et al., 1993), NIPS 6
+        | Super-convergence (Smith & Topin, 2018), arXiv:1708.07120
+
+    Example:
+        >>> z = np.random.default_rng(0).normal(size=(60, 2))
+        >>> distances = np.abs(z[:, None, 0] - z[None, :, 0])  # the second column: a rotation
+        >>> net = DistanceNet(max_epochs=2, progress=False).fit(z, distances)
+        >>> float(net.predict(z[:1], z[:1])[0])
+        0.0
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 3,
+        max_epochs: int = 150,
+        learning_rate: float = 1e-2,
+        seed: int = 0,
+        device: str | None = None,
+        embedding: int = 64,
+        progress: bool = True,
+    ) -> None:
+        self.width = width
+        self.depth = depth
+        self.max_epochs = max_epochs
+        self.learning_rate = learning_rate
+        self.seed = seed
+        self.device = device
+        self.embedding = embedding
+        self.progress = progress
+
+    def fit(
+        self,
+        z: npt.ArrayLike | Tensor,
+        distances: npt.ArrayLike | Tensor,
+        train: npt.ArrayLike | None = None,
+        validation: npt.ArrayLike | None = None,
+    ) -> DistanceNet:
+        """Learns from measured distances.
+
+        Arguments:
+            z: The latents of the landmarks. (L, d)
+            distances: Measured Delta, symmetric, finite, not negative. (L, L)
+            train: Rows that train. Default: all but validation.
+            validation: Rows that stop training. Default: 10 % of the train rows, at random.
+
+        Returns:
+            self
+
+        Raises:
+            ArgumentError: If shapes disagree, values are not finite, a row is out of range or
+                in both sets, or fewer than 2 landmarks train.
+        """
+        device = pick_device(self.device)
+        latents = as_latents(z)
+        delta = _checked_distances(distances, len(latents))
+        rows, held_out = self._split(len(latents), train, validation)
+        self.unit_ = _median_of_pairs(delta[np.ix_(rows, rows)])
+        self.n_features_in_ = latents.shape[1]
+        self._network = self._new_network()
+        self._network.standardise(latents[rows])
+        self._network.to(device)
+        scaled = torch.from_numpy(delta / self.unit_).float().to(device)
+        self._train(latents.to(device), scaled, torch.from_numpy(rows), torch.from_numpy(held_out))
+        return self
+
+    @overload
+    def predict(self, z1: Tensor, z2: Tensor) -> Tensor: ...
+    @overload
+    def predict(self, z1: npt.ArrayLike, z2: npt.ArrayLike) -> npt.NDArray[np.float32]: ...
+    def predict(self, z1: Any, z2: Any) -> Any:
+        """Predicts the distance of each pair of rows, in units of Delta.
+
+        Arguments:
+            z1: First latents. (n, d)
+            z2: Second latents. (n, d)
+
+        Returns:
+            h_psi, float32 (n,): a tensor on z1's device if tensors came in, else an array.
+            No gradients are recorded.
+
+        Raises:
+            ArgumentError: If shapes differ, columns are not d, or values are not finite.
+            MetricError: If the net was not fitted.
+        """
+        network = self._fitted()
+        first = as_latents(z1, self.n_features_in_)
+        second = as_latents(z2, self.n_features_in_)
+        if first.shape != second.shape:
+            raise ArgumentError(
+                f"expected pairs of rows; got {tuple(first.shape)} and {tuple(second.shape)}."
+            )
+        # Two calls of one shape, never one of both: equal rows then give equal bits.
+        difference = self._embed(network, first) - self._embed(network, second)
+        found = self.unit_ * difference.square().sum(dim=1).sqrt()
+        return found.to(z1.device) if isinstance(z1, Tensor) else found.numpy()
+
+    __call__ = predict
+
+    @overload
+    def predict_matrix(self, z: Tensor) -> Tensor: ...
+    @overload
+    def predict_matrix(self, z: npt.ArrayLike) -> npt.NDArray[np.float32]: ...
+    def predict_matrix(self, z: Any) -> Any:
+        """Predicts all distances among n latents; symmetric and zero on the diagonal, bitwise.
+
+        Arguments:
+            z: Latents. (n, d)
+
+        Returns:
+            h_psi, float32 (n, n): a tensor on z's device if one came in, else an array.
+
+        Raises:
+            ArgumentError: If z is not a finite (n, d) array.
+            MetricError: If the net was not fitted.
+        """
+        embedded = self._embed(self._fitted(), as_latents(z, self.n_features_in_))
+        matrix = embedded.new_zeros(len(embedded), len(embedded))
+        i, j = torch.triu_indices(len(matrix), len(matrix), offset=1)
+        matrix[i, j] = matrix[j, i] = self.unit_ * pdist(embedded)
+        return matrix.to(z.device) if isinstance(z, Tensor) else matrix.numpy()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes ``h_psi.safetensors`` and ``h_psi.yaml`` to a folder.
+
+        Raises:
+            MetricError: If the net was not fitted.
+            OSError: If the folder cannot be written.
+        """
+        parameters = self.get_params()
+        del parameters["device"], parameters["progress"]
+        settings = {
+            "parameters": parameters,
+            "unit": self.unit_ if hasattr(self, "unit_") else None,
+            "n_features_in": getattr(self, "n_features_in_", None),
+            "best_epoch": getattr(self, "best_epoch_", None),
+            "history": getattr(self, "history_", None),
+        }
+        save_network(folder, "h_psi", self._fitted(), settings)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: str | None = None) -> DistanceNet:
+        """Reads what `save` wrote; predictions are the same bits. Executes nothing.
+
+        Raises:
+            MetricError: If a file is missing or unreadable.
+        """
+        state, settings = load_network(folder, "h_psi")
+        net = cls(**settings["parameters"], device=device)
+        net.unit_ = float(settings["unit"])
+        net.n_features_in_ = int(settings["n_features_in"])
+        net.best_epoch_ = int(settings["best_epoch"])
+        net.history_ = settings["history"]
+        net._network = net._new_network()
+        net._network.load_state_dict(state)
+        net._network.to(pick_device(device))
+        return net
+
+    def _new_network(self) -> Perceptron:
+        return Perceptron(
+            self.n_features_in_, self.embedding, self.width, self.depth, seed=self.seed
+        )
+
+    def _fitted(self) -> Perceptron:
+        if not hasattr(self, "_network"):
+            raise MetricError("this DistanceNet is not fitted; call fit(z, distances) first.")
+        network: Perceptron = self._network
+        return network
+
+    def _embed(self, network: Perceptron, z: Tensor) -> Tensor:
+        return evaluate_in_chunks(network, z, network.mean.device)
+
+    def _split(
+        self, count: int, train: npt.ArrayLike | None, validation: npt.ArrayLike | None
+    ) -> tuple[IntArray, IntArray]:
+        everything = np.arange(count)
+        held_out = _checked_rows(validation, count, "validation")
+        if train is None:
+            rows = everything if held_out is None else np.setdiff1d(everything, held_out)
+        else:
+            rows = np.unique(np.asarray(train, dtype=np.int64))
+            _checked_rows(rows, count, "train")
+        if held_out is None:
+            size = max(1, round(VALIDATION_FRACTION * len(rows)))
+            held_out = np.random.default_rng(self.seed).choice(rows, size, replace=False)
+            rows = np.setdiff1d(rows, held_out)
+        if len(rows) < 2 or len(held_out) < 1 or np.isin(held_out, rows).any():
+            raise ArgumentError(
+                "expected at least 2 train and 1 validation landmarks, none in both; "
+                f"got {len(rows)} and {len(held_out)}."
+            )
+        return rows, held_out
+
+    def _train(self, z: Tensor, target: Tensor, rows: Tensor, held_out: Tensor) -> None:
+        network = self._network
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+        total = self.max_epochs * STEPS_PER_EPOCH
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=total + 1, pct_start=0.1
+        )
+        batches = _batches(rows, self.seed)
+        history: dict[str, list[float]] = {"epoch": [], "train": [], "validation": []}
+        best, best_state = float("inf"), _copy_of(network)
+        bar = tqdm(range(1, self.max_epochs + 1), "h_psi", unit="epoch", disable=not self.progress)
+        for epoch in bar:
+            train = _epoch(network, optimizer, schedule, z, target, batches)
+            validation = _validation_error(network, z, target, rows, held_out)
+            for key, value in zip(history, (epoch, train, validation), strict=True):
+                history[key].append(value)
+            if validation < best:
+                best, self.best_epoch_, best_state = validation, epoch, _copy_of(network)
+            elif epoch - self.best_epoch_ >= PATIENCE:
+                break
+            bar.set_postfix_str(f"relative error {best:.3f}", refresh=False)
+        network.load_state_dict(best_state)
+        self.history_ = history
+        logger.info("h_psi: validation error %.4f at epoch %d", best, self.best_epoch_)
+
+
+def _batches(rows: Tensor, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield rows[torch.randperm(len(rows), generator=generator)[:LANDMARKS_PER_STEP]]
+
+
+def _epoch(
+    network: Perceptron,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    z: Tensor,
+    target: Tensor,
+    batches: Iterator[Tensor],
+) -> float:
+    losses = []
+    for _ in range(STEPS_PER_EPOCH):
+        batch = next(batches).to(z.device)
+        i, j = torch.triu_indices(len(batch), len(batch), offset=1, device=z.device)
+        error = _relative_error(pdist(network(z[batch])), target[batch[i], batch[j]])
+        loss = huber_loss(error, torch.zeros_like(error), delta=OUTLIER)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    return float(np.mean(losses))
+
+
+def _validation_error(
+    network: Perceptron, z: Tensor, target: Tensor, rows: Tensor, held_out: Tensor
+) -> float:
+    """The mean floored relative error of all pairs that touch a validation landmark."""
+    others = torch.cat([held_out, rows]).to(z.device)
+    mine = held_out.to(z.device)
+    with torch.no_grad():
+        embedded = network(z)
+        predicted = torch.cdist(embedded[mine], embedded[others])
+    return float(_relative_error(predicted, target[mine][:, others]).abs().mean())
+
+
+def _relative_error(predicted: Tensor, target: Tensor) -> Tensor:
+    return (predicted - target) / target.clamp_min(FLOOR)
+
+
+def _copy_of(network: Perceptron) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in network.state_dict().items()}
+
+
+def _median_of_pairs(delta: npt.NDArray[np.float64]) -> float:
+    values = delta[np.triu_indices(len(delta), 1)]
+    return float(np.median(values)) or float(values.mean()) or 1.0
+
+
+def _checked_distances(distances: npt.ArrayLike | Tensor, count: int) -> npt.NDArray[np.float64]:
+    delta = np.array(
+        distances.cpu() if isinstance(distances, Tensor) else distances, dtype=np.float64
+    )
+    if delta.shape != (count, count):
+        raise ArgumentError(f"expected distances ({count}, {count}); got {delta.shape}.")
+    if not np.isfinite(delta).all() or (delta < 0).any():
+        raise ArgumentError("expected finite distances >= 0; got NaN, infinity or negative.")
+    if not np.allclose(delta, delta.T, rtol=1e-4, atol=1e-6 * delta.max(initial=0.0)):
+        raise ArgumentError("expected symmetric distances; got distances[i, j] != [j, i].")
+    return delta
+
+
+def _checked_rows(rows: npt.ArrayLike | None, count: int, name: str) -> IntArray | None:
+    if rows is None:
+        return None
+    found = np.unique(np.asarray(rows, dtype=np.int64))
+    if len(found) and (found[0] < 0 or found[-1] >= count):
+        raise ArgumentError(f"expected {name} rows in 0..{count - 1}; got {found[[0, -1]]}.")
+    return found

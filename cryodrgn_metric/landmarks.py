@@ -1,0 +1,235 @@
+"""Landmarks: the L of N particles that are decoded, and which of them test, stop and train."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+from sklearn.cluster import KMeans
+
+from cryodrgn_metric.config import LandmarkConfig
+from cryodrgn_metric.errors import ArgumentError
+
+__all__ = ["Landmarks", "choose_landmarks", "nearest_unused"]
+
+logger = logging.getLogger(__name__)
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+MOST_FITTED = 100_000  # particles that k-means sees
+TEST_FRACTION = 0.2
+FEWEST_TEST = 20
+VALIDATION_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    r"""The chosen particles and their roles.
+
+    Arguments:
+        indices: Particle numbers, each once. :math:`(L,)`
+        is_test: True where fidelity is measured; never seen in training. :math:`(L,)`
+        is_validation: True where training of h_psi is stopped. :math:`(L,)`
+
+    Raises:
+        ArgumentError: If shapes differ, a particle comes twice, or roles overlap.
+
+    Example:
+        >>> marks = Landmarks(np.array([7, 2, 9]), np.array([1, 0, 0], bool),
+        ...                   np.array([0, 1, 0], bool))
+        >>> marks.train, marks.test
+        (array([2]), array([0]))
+    """
+
+    indices: IntArray
+    is_test: BoolArray
+    is_validation: BoolArray
+
+    def __post_init__(self) -> None:
+        shapes = {self.indices.shape, self.is_test.shape, self.is_validation.shape}
+        if len(shapes) != 1 or self.indices.ndim != 1:
+            raise ArgumentError(f"landmark arrays must share one shape (L,); got {shapes}.")
+        if len(np.unique(self.indices)) != len(self.indices):
+            raise ArgumentError("landmark indices must be distinct; got a particle twice.")
+        if np.any(self.is_test & self.is_validation):
+            raise ArgumentError("a landmark must be test or validation, not both.")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def test(self) -> IntArray:
+        """Positions (rows of the distance matrix) of the test landmarks."""
+        return np.flatnonzero(self.is_test)
+
+    @property
+    def validation(self) -> IntArray:
+        """Positions of the landmarks that stop training."""
+        return np.flatnonzero(self.is_validation)
+
+    @property
+    def train(self) -> IntArray:
+        """Positions of the landmarks that train."""
+        return np.flatnonzero(~(self.is_test | self.is_validation))
+
+
+def choose_landmarks(
+    latents: npt.ArrayLike,
+    config: LandmarkConfig,
+    seed: int,
+    candidates: npt.ArrayLike | None = None,
+) -> Landmarks:
+    r"""Draws the landmarks: a uniform test set first, then a sketch of the latent space.
+
+    The test set is the first 20 % of :math:`L` (at least 20, at most half), uniform over the
+    candidates and the same for every sampling strategy given a seed. The rest is the sketch:
+    the particles nearest to k-means centres (fitted on at most 100,000 particles, duplicates
+    replaced by the next nearest unused particle), farthest-point sampling, or uniform. 10 % of
+    the sketch, at random, stops training.
+
+    Arguments:
+        latents: One latent per particle. :math:`(N, d)`
+        config: How many landmarks, and which sampling.
+        seed: The seed of every draw.
+        candidates: Particle numbers that may be landmarks. :math:`(M,)`; default: all.
+
+    Returns:
+        The landmarks, test first; fewer than asked for where there are fewer candidates.
+
+    Raises:
+        ArgumentError: If latents are not a finite (N, d) array, or candidates are out of range
+            or fewer than 3.
+
+    References:
+        | Farthest-point sampling (Gonzalez, 1985), doi:10.1016/0304-3975(85)90224-5
+        | k-means++ (Arthur & Vassilvitskii, 2007), SODA '07
+
+    Example:
+        >>> z = np.random.default_rng(0).normal(size=(300, 4))
+        >>> marks = choose_landmarks(z, LandmarkConfig(count=100), seed=0)
+        >>> len(marks), len(marks.test), len(marks.validation), len(marks.train)
+        (100, 20, 8, 72)
+    """
+    z = _checked_latents(latents)
+    pool = _checked_candidates(candidates, len(z))
+    count = min(config.count, len(pool))
+    if count < config.count:
+        logger.warning("only %d candidate particles for %d landmarks", count, config.count)
+    test_rng, sketch_rng, role_rng = np.random.default_rng(seed).spawn(3)
+    n_test = _test_size(count)
+    test = test_rng.choice(pool, n_test, replace=False)
+    rest = pool[~np.isin(pool, test)]
+    sketch = _sketch(z, rest, test, count - n_test, config.sampling, sketch_rng)
+    indices = np.concatenate([test, sketch])
+    return Landmarks(indices, np.arange(count) < n_test, _validation(count, n_test, role_rng))
+
+
+def nearest_unused(points: npt.ArrayLike, queries: npt.ArrayLike) -> IntArray:
+    r"""Finds for each query the nearest point that no earlier query took.
+
+    Arguments:
+        points: Where to look. :math:`(M, d)`
+        queries: What to look for, at most :math:`M`. :math:`(K, d)`
+
+    Returns:
+        :math:`K` distinct rows of ``points``.
+
+    Raises:
+        ArgumentError: If there are more queries than points.
+
+    Example:
+        >>> nearest_unused([[0.0], [1.0], [5.0]], [[0.1], [0.2]])
+        array([0, 1])
+    """
+    points, queries = np.asarray(points, float), np.asarray(queries, float)
+    if len(queries) > len(points):
+        raise ArgumentError(
+            f"expected at most {len(points)} queries, one a point; got {len(queries)}."
+        )
+    tree = cKDTree(points)
+    used: set[int] = set()
+    return np.array([_take(tree, query, used) for query in queries], dtype=np.int64)
+
+
+def _take(tree: cKDTree, query: npt.NDArray[np.float64], used: set[int]) -> int:
+    wanted = 1
+    while True:
+        _, found = tree.query(query, k=min(wanted, tree.n))
+        for row in np.atleast_1d(found):
+            if int(row) not in used:
+                used.add(int(row))
+                return int(row)
+        wanted *= 4
+
+
+def _test_size(count: int) -> int:
+    return min(max(FEWEST_TEST, round(TEST_FRACTION * count)), count // 2)
+
+
+def _validation(count: int, n_test: int, rng: np.random.Generator) -> BoolArray:
+    size = min(max(1, round(VALIDATION_FRACTION * (count - n_test))), count - n_test - 1)
+    mask = np.zeros(count, dtype=bool)
+    mask[rng.choice(np.arange(n_test, count), size, replace=False)] = True
+    return mask
+
+
+def _sketch(
+    z: npt.NDArray[np.float64],
+    rest: IntArray,
+    test: IntArray,
+    count: int,
+    sampling: str,
+    rng: np.random.Generator,
+) -> IntArray:
+    if count == len(rest):
+        return rng.permutation(rest)
+    if sampling == "random":
+        return rng.choice(rest, count, replace=False)
+    if sampling == "farthest":
+        return rest[_farthest(z[rest], z[test], count)]
+    return rest[_kmeans_sketch(z[rest], count, rng)]
+
+
+def _kmeans_sketch(z: npt.NDArray[np.float64], count: int, rng: np.random.Generator) -> IntArray:
+    fitted = z if len(z) <= MOST_FITTED else z[rng.choice(len(z), MOST_FITTED, replace=False)]
+    kmeans = KMeans(count, n_init=1, max_iter=30, random_state=int(rng.integers(2**31)))
+    distinct = len(np.unique(fitted, axis=0))
+    if distinct < count:  # k-means would return equal centres and warn
+        return rng.choice(len(z), count, replace=False)
+    return nearest_unused(z, kmeans.fit(fitted).cluster_centers_)
+
+
+def _farthest(z: npt.NDArray[np.float64], start: npt.NDArray[np.float64], count: int) -> IntArray:
+    distances, _ = cKDTree(start).query(z)
+    chosen = np.empty(count, dtype=np.int64)
+    for step in range(count):
+        chosen[step] = np.argmax(distances)
+        distances = np.minimum(distances, np.linalg.norm(z - z[chosen[step]], axis=1))
+        distances[chosen[step]] = -1.0  # never again, even among duplicates
+    return chosen
+
+
+def _checked_latents(latents: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    z = np.asarray(latents, dtype=np.float64)
+    if z.ndim != 2 or not np.isfinite(z).all():
+        raise ArgumentError(f"latents must be a finite array (N, d); got shape {z.shape}.")
+    return z
+
+
+def _checked_candidates(candidates: npt.ArrayLike | None, count: int) -> IntArray:
+    if candidates is None:
+        pool: IntArray = np.arange(count, dtype=np.int64)
+    else:
+        pool = np.unique(np.asarray(candidates, dtype=np.int64))
+    if len(pool) < 3:
+        raise ArgumentError(f"expected at least 3 candidate particles; got {len(pool)}.")
+    if pool[0] < 0 or pool[-1] >= count:
+        raise ArgumentError(
+            f"candidates must lie in 0..{count - 1}, the particles; "
+            f"got {pool[0]}..{pool[-1]}. Check --ind."
+        )
+    return pool

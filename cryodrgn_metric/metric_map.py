@@ -1,0 +1,349 @@
+"""f_xi: the map to z', where Euclidean distances equal the measured ones (Eq. 6, 8, 9)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from torch import Tensor, nn
+from torch.nn.functional import pdist
+from tqdm.auto import tqdm
+
+from cryodrgn_metric.errors import ArgumentError, MetricError
+from cryodrgn_metric.networks import (
+    Perceptron,
+    as_latents,
+    evaluate_in_chunks,
+    load_network,
+    pick_device,
+    save_network,
+)
+
+__all__ = ["MetricMap"]
+
+logger = logging.getLogger(__name__)
+
+FLOOR = 0.1  # epsilon as a fraction of the median distance, unless it is given
+MOST_FOR_AXES = 100_000  # particles that fix centre and axes
+POINTS_FOR_MEDIAN = 512
+STEPS_PER_RECORD = 10
+
+
+class MatrixPredictor(Protocol):
+    """What can predict all distances among latents at once, as DistanceNet can."""
+
+    def predict_matrix(self, z: Tensor) -> Tensor:
+        """Maps latents (n, d) to distances (n, n)."""
+        ...
+
+
+Distance = Callable[[Tensor, Tensor], Tensor] | MatrixPredictor | npt.ArrayLike | Tensor
+Targets = Callable[[Tensor], Tensor]  # particle numbers (P,) -> distances of their pairs
+
+
+class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    r"""Learns the space z' in which Euclidean distance equals a given distance.
+
+    With :math:`d_{ij} = \|f_\xi(z_i) - f_\xi(z_j)\|_2` and :math:`h_{ij}` the given distance,
+    minimises over random pairs of all particles, :math:`i \neq j`,
+
+    .. math::
+        \text{relative (Eq. 8):} \quad
+            \left( \frac{d - h}{\max(h, \epsilon)} \right)^2, \qquad
+        \text{weighted (Eq. 9):} \quad
+            \left( \frac{s\, (d - h)}{\max(h, \epsilon)^2} \right)^2,
+
+    s the median of h. Only the weight is floored, never the target: two latents with h = 0 are
+    drawn together. Each step takes distinct particles at random and all their pairs. z' is in
+    the units of the distance, centred, and turned so that its axes are the principal ones, the
+    third moment along each not negative. The same seed and number of threads give the same bits.
+
+    Arguments:
+        n_components: The dimension d' of z'.
+        loss: ``relative`` or ``weighted``.
+        width: The width of each hidden layer.
+        depth: The number of hidden layers.
+        steps: The number of steps; the learning rate falls to zero over them.
+        pairs_per_step: The number of pairs in a step, rounded up to all pairs of some particles.
+        learning_rate: The largest step size of Adam.
+        epsilon: The floor of the weight, in units of the distance (the pipeline passes 0.1 of
+            the median measured Delta); default: 0.1 of the median of the distance given.
+        seed: The seed of weights and pairs.
+        device: Where to train; default: CUDA where present, else the CPU.
+        progress: Shows a progress bar.
+
+    Attributes:
+        epsilon_: The floor that was used, in units of the distance.
+        unit_: The median s of the distance among particles, in its own units.
+        history_: ``step`` and ``loss``, the mean over the 10 steps up to it.
+        n_features_in_: The dimension d of the latents.
+
+    References:
+        | A nonlinear mapping for data structure analysis (Sammon, 1969),
+          doi:10.1109/T-C.1969.222678
+        | Super-convergence (Smith & Topin, 2018), arXiv:1708.07120
+
+    Example:
+        >>> z = np.random.default_rng(0).normal(size=(100, 3))
+        >>> def distance(z1, z2):
+        ...     return (z1 - z2)[:, :2].norm(dim=1)  # the third column: a rotation
+        >>> MetricMap(steps=5, progress=False).fit(z, distance).transform(z).shape
+        (100, 2)
+    """
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        loss: str = "relative",
+        width: int = 128,
+        depth: int = 3,
+        steps: int = 1000,
+        pairs_per_step: int = 8128,
+        learning_rate: float = 1e-2,
+        epsilon: float | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.n_components = n_components
+        self.loss = loss
+        self.width = width
+        self.depth = depth
+        self.steps = steps
+        self.pairs_per_step = pairs_per_step
+        self.learning_rate = learning_rate
+        self.epsilon = epsilon
+        self.seed = seed
+        self.device = device
+        self.progress = progress
+
+    def fit(self, z: npt.ArrayLike | Tensor, distance: Distance) -> MetricMap:
+        """Learns the map from latents and their distance.
+
+        Arguments:
+            z: The latents of all particles. (N, d)
+            distance: A function of tensors (n, d), (n, d) -> (n,), such as DistanceNet.predict;
+                or an object whose predict_matrix maps latents (n, d) to (n, n), such as a
+                DistanceNet (its predict does as well), which is quicker; or a matrix (N, N).
+
+        Returns:
+            self
+
+        Raises:
+            ArgumentError: If an argument is out of range, shapes disagree, or distances are
+                negative or not finite.
+        """
+        self._check()
+        device = pick_device(self.device)
+        latents = as_latents(z).to(device)
+        if len(latents) < 2:
+            raise ArgumentError(f"expected at least 2 latents; got {len(latents)}.")
+        targets = _targets_of(distance, latents)
+        self.n_features_in_ = latents.shape[1]
+        self.unit_ = _median_distance(targets, len(latents), self.seed)
+        self.epsilon_ = FLOOR * self.unit_ if self.epsilon is None else float(self.epsilon)
+        self._network = self._new_network()
+        self._network.standardise(latents)
+        self._network.to(device)
+        self._train(latents, targets)
+        self._turn_to_principal_axes(latents)
+        return self
+
+    def transform(self, z: npt.ArrayLike | Tensor) -> npt.NDArray[np.float32]:
+        """Maps latents to z', in chunks.
+
+        Arguments:
+            z: Latents. (N, d)
+
+        Returns:
+            z', in units of the distance. float32 (N, d')
+
+        Raises:
+            ArgumentError: If z is not a finite (N, d) array.
+            MetricError: If the map was not fitted.
+        """
+        network = self._fitted()
+        rows = as_latents(z, self.n_features_in_)
+        found = evaluate_in_chunks(network, rows, network.mean.device)
+        return np.asarray(found.numpy(), dtype=np.float32)
+
+    def fit_transform(
+        self, z: npt.ArrayLike | Tensor, distance: Distance
+    ) -> npt.NDArray[np.float32]:
+        """Fits, and maps the same latents; arguments and results as in fit and transform."""
+        return self.fit(z, distance).transform(z)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes ``f_xi.safetensors`` and ``f_xi.yaml`` to a folder.
+
+        Raises:
+            MetricError: If the map was not fitted.
+            OSError: If the folder cannot be written.
+        """
+        network = self._fitted()
+        parameters = self.get_params()
+        del parameters["device"], parameters["progress"]
+        settings = {
+            "parameters": parameters,
+            "epsilon": self.epsilon_,
+            "unit": self.unit_,
+            "n_features_in": self.n_features_in_,
+            "history": self.history_,
+        }
+        save_network(folder, "f_xi", network, settings)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: str | None = None) -> MetricMap:
+        """Reads what `save` wrote; transforms to the same bits. Executes nothing.
+
+        Raises:
+            MetricError: If a file is missing or unreadable.
+        """
+        state, settings = load_network(folder, "f_xi")
+        found = cls(**settings["parameters"], device=device)
+        found.epsilon_ = float(settings["epsilon"])
+        found.unit_ = float(settings["unit"])
+        found.n_features_in_ = int(settings["n_features_in"])
+        found.history_ = settings["history"]
+        found._network = found._new_network()
+        found._network.load_state_dict(state)
+        found._network.to(pick_device(device))
+        return found
+
+    def _check(self) -> None:
+        if self.loss not in ("relative", "weighted"):
+            raise ArgumentError(f"loss must be relative or weighted; got {self.loss!r}.")
+        sizes = (self.n_components, self.steps, self.pairs_per_step)
+        if min(sizes) < 1:
+            raise ArgumentError(
+                f"n_components, steps and pairs_per_step must be at least 1; got {sizes}."
+            )
+        if self.epsilon is not None and not 0 < self.epsilon < float("inf"):
+            raise ArgumentError(f"epsilon must be positive and finite; got {self.epsilon}.")
+
+    def _new_network(self) -> Perceptron:
+        return Perceptron(
+            self.n_features_in_, self.n_components, self.width, self.depth, seed=self.seed
+        )
+
+    def _fitted(self) -> Perceptron:
+        if not hasattr(self, "_network"):
+            raise MetricError("this MetricMap is not fitted; call fit(z, distance) first.")
+        network: Perceptron = self._network
+        return network
+
+    def _train(self, z: Tensor, targets: Targets) -> None:
+        optimizer = torch.optim.Adam(self._network.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
+        )
+        batches = _batches(len(z), _points_for(self.pairs_per_step), self.seed)
+        self.history_: dict[str, list[float]] = {"step": [], "loss": []}
+        recent: list[float] = []
+        bar = tqdm(range(1, self.steps + 1), "f_xi", unit="step", disable=not self.progress)
+        for step in bar:
+            batch = next(batches).to(z.device)
+            loss = self._loss(pdist(self._network(z[batch])), targets(batch) / self.unit_)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+            recent.append(float(loss.detach()))
+            if step % STEPS_PER_RECORD == 0 or step == self.steps:
+                self.history_["step"].append(step)
+                self.history_["loss"].append(float(np.mean(recent)))
+                bar.set_postfix_str(f"loss {np.mean(recent):.4f}", refresh=False)
+                recent.clear()
+        logger.info("f_xi: loss %.5f after %d steps", self.history_["loss"][-1], self.steps)
+
+    def _loss(self, d: Tensor, h: Tensor) -> Tensor:
+        weight = h.clamp_min(self.epsilon_ / self.unit_)
+        if self.loss == "weighted":
+            weight = weight.square()  # h is in units of s, so that s = 1 here
+        return ((d - h) / weight).square().mean()
+
+    def _turn_to_principal_axes(self, z: Tensor) -> None:
+        """Folds unit, centre and rotation into the last layer: an isometry, and a scale."""
+        generator = torch.Generator().manual_seed(self.seed)
+        rows = torch.randperm(len(z), generator=generator)[:MOST_FOR_AXES].to(z.device)
+        points = evaluate_in_chunks(self._network, z[rows], z.device).double().numpy()
+        mean = points.mean(axis=0)
+        axes = _principal_axes(points - mean)
+        last = self._network.layers[-1]
+        assert isinstance(last, nn.Linear)
+        weight = self.unit_ * (axes @ last.weight.detach().double().cpu().numpy())
+        bias = self.unit_ * (axes @ (last.bias.detach().double().cpu().numpy() - mean))
+        with torch.no_grad():
+            last.weight.copy_(torch.from_numpy(weight))
+            last.bias.copy_(torch.from_numpy(bias))
+
+
+def _targets_of(distance: Distance, z: Tensor) -> Targets:
+    owner: Any = getattr(distance, "__self__", distance)
+    if hasattr(owner, "predict_matrix") and (owner is distance or distance == owner.predict):
+        return lambda rows: _checked(_pairs_of(owner.predict_matrix(z[rows])), len(rows))
+    if callable(distance):
+        return lambda rows: _called(distance, z, rows)
+    matrix = torch.as_tensor(distance, dtype=torch.float64, device=z.device)
+    if matrix.shape != (len(z), len(z)):
+        raise ArgumentError(
+            f"expected a function, or distances ({len(z)}, {len(z)}); got {tuple(matrix.shape)}."
+        )
+    return lambda rows: _checked(_pairs_of(matrix[rows][:, rows]), len(rows))
+
+
+def _called(distance: Callable[[Tensor, Tensor], Tensor], z: Tensor, rows: Tensor) -> Tensor:
+    i, j = torch.triu_indices(len(rows), len(rows), offset=1, device=z.device)
+    with torch.no_grad():
+        found = distance(z[rows[i]], z[rows[j]])
+    return _checked(torch.as_tensor(found, device=z.device), len(rows))
+
+
+def _pairs_of(matrix: Tensor) -> Tensor:
+    i, j = torch.triu_indices(len(matrix), len(matrix), offset=1, device=matrix.device)
+    return matrix[i, j]
+
+
+def _checked(distances: Tensor, points: int) -> Tensor:
+    expected = (points * (points - 1) // 2,)
+    if distances.shape != expected:
+        raise ArgumentError(f"expected distances {expected}; got {tuple(distances.shape)}.")
+    if not bool(((distances >= 0) & distances.isfinite()).all()):
+        raise ArgumentError("expected finite distances >= 0; got NaN, infinity or negative.")
+    return distances.float()
+
+
+def _median_distance(targets: Targets, count: int, seed: int) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(count, generator=generator)[:POINTS_FOR_MEDIAN]
+    values = targets(rows).double().cpu()
+    return float(values.quantile(0.5)) or float(values.mean()) or 1.0
+
+
+def _points_for(pairs: int) -> int:
+    return int(np.ceil((1 + np.sqrt(1 + 8 * pairs)) / 2))
+
+
+def _batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
+    """Distinct particles for each step; every particle comes before any comes again."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(size, count)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count - size + 1, size):
+            yield order[start : start + size]
+
+
+def _principal_axes(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The orthonormal rows onto which to project, largest variance first, signs fixed."""
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    axes = vectors[:, ::-1].T
+    moments = ((centred @ axes.T) ** 3).sum(axis=0)
+    signs = np.where(moments < 0, -1.0, 1.0)
+    return np.asarray(signs[:, None] * axes)

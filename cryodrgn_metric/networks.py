@@ -1,0 +1,184 @@
+"""What h_psi and f_xi share: standardised inputs, a multilayer perceptron, and its files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cryodrgn_metric.errors import ArgumentError, MetricError
+
+__all__ = [
+    "Perceptron",
+    "as_latents",
+    "evaluate_in_chunks",
+    "load_network",
+    "pick_device",
+    "save_network",
+]
+
+ROWS_PER_CHUNK = 16_384  # rows evaluated at once: activations stay in cache
+
+
+class Perceptron(nn.Module):
+    r"""A multilayer perceptron that standardises its input.
+
+    .. math::
+        y = W_n\, \sigma(\dots \sigma(W_0\, (x - \mu) / s + b_0) \dots) + b_n,
+        \quad \sigma(x) = x / (1 + e^{-x})
+
+    Mean :math:`\mu` and scale :math:`s` are buffers, stored with the weights; columns that do
+    not vary get :math:`s = 1`. The weights come from the seed alone, whatever the global state.
+
+    Arguments:
+        inputs: The number of input columns.
+        outputs: The number of output columns.
+        width: The width of each hidden layer.
+        depth: The number of hidden layers.
+        seed: The seed of the weights.
+
+    Raises:
+        ArgumentError: If a size is below 1 (depth: below 0).
+
+    Example:
+        >>> net = Perceptron(4, 2, width=16, depth=2, seed=0)
+        >>> net(torch.zeros(5, 4)).shape
+        torch.Size([5, 2])
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int, seed: int) -> None:
+        super().__init__()
+        if min(inputs, outputs, width) < 1 or depth < 0:
+            raise ArgumentError(
+                "a network needs sizes of at least 1 and depth of at least 0; "
+                f"got {inputs} -> {depth} x {width} -> {outputs}."
+            )
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = nn.Sequential(*_layers([inputs, *[width] * depth, outputs]))
+
+    def standardise(self, inputs: Tensor) -> None:
+        """Sets mean and scale from rows of inputs. :math:`(n, d)`"""
+        rows = inputs.double()
+        spread = rows.std(dim=0, correction=0)
+        mean = rows.mean(dim=0)
+        constant = spread <= 1e-7 * mean.abs()  # rounding of a column that does not vary
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(constant, torch.ones_like(spread), spread))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps rows (n, inputs) to rows (n, outputs)."""
+        y: Tensor = self.layers((x - self.mean) / self.scale)
+        return y
+
+
+def _layers(sizes: Sequence[int]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.SiLU()]
+    return layers[:-1]
+
+
+def as_latents(z: npt.ArrayLike | Tensor, columns: int | None = None) -> Tensor:
+    """Turns latents into a float32 tensor (n, d), checked; shares memory where it can.
+
+    Arguments:
+        z: Latents, finite. :math:`(n, d)`
+        columns: The d that is expected, if it is known.
+
+    Raises:
+        ArgumentError: If z is not two-dimensional, has other columns, or is not finite.
+
+    Example:
+        >>> as_latents([[1, 2], [3, 4]]).dtype
+        torch.float32
+    """
+    if isinstance(z, Tensor):
+        tensor = z.to(torch.float32)
+    else:
+        tensor = torch.from_numpy(np.require(z, np.float32, ["C", "W"]))
+    if tensor.ndim != 2 or columns not in (None, tensor.shape[1]):
+        wanted = "d" if columns is None else columns
+        raise ArgumentError(f"expected latents (n, {wanted}); got shape {tuple(tensor.shape)}.")
+    if not bool(torch.isfinite(tensor).all()):
+        raise ArgumentError("expected finite latents; got NaN or infinity.")
+    return tensor
+
+
+def evaluate_in_chunks(network: nn.Module, rows: Tensor, device: torch.device) -> Tensor:
+    """Evaluates a network without gradients, 16,384 rows at a time; the result is on the CPU."""
+    with torch.no_grad():
+        starts = range(0, max(1, len(rows)), ROWS_PER_CHUNK)
+        chunks = [network(rows[i : i + ROWS_PER_CHUNK].to(device)).cpu() for i in starts]
+    return torch.cat(chunks)
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """Returns the device asked for; by default CUDA where present, else the CPU."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def save_network(
+    folder: str | os.PathLike[str], name: str, network: nn.Module, settings: Mapping[str, Any]
+) -> None:
+    """Writes ``name.safetensors`` and ``name.yaml``, each at once or not at all.
+
+    Arguments:
+        folder: Where to write; made if it is missing.
+        name: The stem of both files.
+        network: Its parameters and buffers are stored.
+        settings: Plain numbers, strings and lists, from which the network is built again.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    with tempfile.TemporaryDirectory(dir=target, prefix=f".{name}-") as scratch:
+        weights, text = Path(scratch, "weights"), Path(scratch, "text")
+        save_file(state, weights)
+        text.write_text(yaml.safe_dump(dict(settings), sort_keys=True), encoding="utf-8")
+        weights.replace(target / f"{name}.safetensors")
+        text.replace(target / f"{name}.yaml")
+
+
+def load_network(
+    folder: str | os.PathLike[str], name: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `save_network` wrote; executes nothing.
+
+    Returns:
+        The state dict, and the settings.
+
+    Raises:
+        MetricError: If a file is missing or unreadable.
+    """
+    weights, text = Path(folder, f"{name}.safetensors"), Path(folder, f"{name}.yaml")
+    for path in (weights, text):
+        if not path.is_file():
+            raise MetricError(f"expected {path}; there is none. Give the folder `models`.")
+    try:
+        settings = yaml.safe_load(text.read_text(encoding="utf-8"))
+        state = load_file(weights)
+    except Exception as error:  # yaml and safetensors raise their own, unrelated types
+        raise MetricError(f"cannot read {name} in {folder}: {error}") from error
+    if not isinstance(settings, dict):
+        raise MetricError(f"expected a mapping in {text}; got {type(settings).__name__}.")
+    return state, settings

@@ -1,0 +1,149 @@
+"""h_psi: the axioms that hold by construction, learning, reproducibility, files."""
+
+import numpy as np
+import pytest
+import torch
+
+from cryodrgn_metric.distance_net import DistanceNet
+from cryodrgn_metric.errors import ArgumentError, MetricError
+
+
+def toy(count: int = 80, columns: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Latents whose last column is a rotation (if there are two), and their distances."""
+    z = np.random.default_rng(0).normal(size=(count, columns))
+    motion = z[:, : max(1, columns - 1)]
+    return z, 7.0 * np.linalg.norm(motion[:, None] - motion[None], axis=-1)
+
+
+def quick(**options: object) -> DistanceNet:
+    return DistanceNet(**{"width": 32, "max_epochs": 5, "progress": False, **options})
+
+
+@pytest.fixture(scope="module")
+def fitted() -> DistanceNet:
+    return quick(max_epochs=40, width=64).fit(*toy())
+
+
+def test_axioms_hold_by_construction(fitted: DistanceNet) -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 1003, 3)) * 5  # far outside the landmarks too
+    assert np.array_equal(fitted.predict(a, b), fitted.predict(b, a))
+    assert not fitted.predict(a, a).any()
+    assert (fitted.predict(a, b) >= 0).all()
+    matrix = fitted.predict_matrix(a[:50])
+    assert np.array_equal(matrix, matrix.T)
+    assert not matrix.diagonal().any()
+    # float32 rounding of sums of 64 squares, relative to the largest side
+    slack = matrix[:, :, None] + matrix[None] - matrix[:, None, :]
+    assert slack.min() > -1e-5 * matrix.max()
+
+
+def test_predict_matrix_agrees_with_predict(fitted: DistanceNet) -> None:
+    z, _ = toy(20)
+    i, j = np.triu_indices(20, 1)
+    # float32: another order of summation and other batch shapes
+    np.testing.assert_allclose(
+        fitted.predict_matrix(z)[i, j], fitted.predict(z[i], z[j]), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_learns_unseen_landmarks() -> None:
+    z, distances = toy(150)
+    train, validation, test = np.split(np.arange(150), [110, 120])
+    net = quick(width=64, max_epochs=60).fit(z, distances, train, validation)
+    i, j = np.triu_indices(30, 1)
+    truth = distances[np.ix_(test, test)][i, j]
+    error = np.abs(net.predict_matrix(z[test])[i, j] - truth) / truth
+    # a short training of a small net; a constant prediction has .4
+    assert np.median(error) < 0.08
+
+
+def test_test_landmarks_never_matter() -> None:
+    z, distances = toy()
+    train, validation = np.arange(50), np.arange(50, 60)
+    changed = distances.copy()
+    changed[60:] *= 3
+    changed[:, 60:] = changed[60:].T
+    changed[60:, 60:] = distances[60:, 60:]
+    nets = [quick().fit(z, d, train, validation) for d in (distances, changed)]
+    assert np.array_equal(*[net.predict_matrix(z) for net in nets])
+
+
+def test_same_seed_same_bits_and_global_state_untouched() -> None:
+    z, distances = toy()
+    torch.manual_seed(3)
+    state = torch.random.get_rng_state()
+    first = quick().fit(z, distances).predict_matrix(z)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(4)
+    assert np.array_equal(quick().fit(z, distances).predict_matrix(z), first)
+    assert not np.array_equal(quick(seed=1).fit(z, distances).predict_matrix(z), first)
+
+
+def test_distances_scale() -> None:
+    z, distances = toy()
+    once, twice = (quick().fit(z, d).predict_matrix(z) for d in (distances, 2 * distances))
+    assert np.array_equal(twice, 2 * once)  # a power of two: exact
+
+
+def test_saved_net_predicts_the_same_bits(fitted: DistanceNet, tmp_path) -> None:
+    z, _ = toy()
+    fitted.save(tmp_path)
+    loaded = DistanceNet.load(tmp_path)
+    assert np.array_equal(loaded.predict_matrix(z), fitted.predict_matrix(z))
+    assert loaded.history_ == fitted.history_
+    assert loaded.best_epoch_ == fitted.best_epoch_
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["h_psi.safetensors", "h_psi.yaml"]
+
+
+def test_history_has_one_entry_an_epoch_and_the_best_is_kept(fitted: DistanceNet) -> None:
+    history = fitted.history_
+    assert history["epoch"] == list(range(1, len(history["epoch"]) + 1))
+    assert len(history["train"]) == len(history["validation"]) == len(history["epoch"])
+    assert fitted.best_epoch_ == 1 + int(np.argmin(history["validation"]))
+
+
+def test_tensors_in_tensors_out(fitted: DistanceNet) -> None:
+    z = torch.zeros(4, 3)
+    assert isinstance(fitted.predict(z, z), torch.Tensor)
+    assert isinstance(fitted.predict_matrix(z), torch.Tensor)
+    assert isinstance(fitted.predict(z.numpy(), z.numpy()), np.ndarray)
+
+
+def test_one_column_and_constant_column_and_untouched_input() -> None:
+    z, distances = toy(40, columns=1)
+    z = np.hstack([z, np.full_like(z, 0.1)])
+    kept = z.copy(), distances.copy()
+    for latents in (z[:, :1], z):
+        assert np.isfinite(quick().fit(latents, distances).predict_matrix(latents)).all()
+    assert np.array_equal(z, kept[0]) and np.array_equal(distances, kept[1])
+
+
+def test_all_distances_zero() -> None:
+    z, distances = toy(30)
+    assert np.isfinite(quick().fit(z, 0 * distances).predict_matrix(z)).all()
+
+
+def test_unlike_arguments_are_refused(fitted: DistanceNet, tmp_path) -> None:
+    z, distances = toy(20)
+    cases = [
+        (z[:, 0], distances, None, None),
+        (z, distances[:10, :10], None, None),
+        (np.where(z > 2, np.nan, z * np.nan), distances, None, None),
+        (z, -distances, None, None),
+        (z, np.triu(distances), None, None),
+        (z, distances, [0, 1, 2], [2, 3]),
+        (z, distances, [0, 1, 20], [2]),
+        (z, distances, [0], [2]),
+    ]
+    for case in cases:
+        with pytest.raises(ArgumentError):
+            quick().fit(*case)
+    with pytest.raises(ArgumentError):
+        fitted.predict(z, z[:5])
+    with pytest.raises(ArgumentError):
+        fitted.predict(z[:, :2], z[:, :2])
+    with pytest.raises(MetricError):
+        quick().predict(z, z)
+    with pytest.raises(MetricError):
+        DistanceNet.load(tmp_path / "none")
