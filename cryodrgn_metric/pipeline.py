@@ -1,0 +1,472 @@
+"""The story: workdir -> landmarks -> volumes -> distances -> h_psi -> f_xi -> z' -> figures.
+
+Each function below is one arrow of it. It takes its own config and the previous result, and saves
+what it made before the next one starts. No numerics here: they live in the modules it calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cryodrgn_metric import __version__, artifacts, fidelity
+from cryodrgn_metric.artifacts import MetricFolder
+from cryodrgn_metric.clusters import Clusters, cluster_kmeans
+from cryodrgn_metric.config import EmbedConfig
+from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.distance_net import DistanceNet
+from cryodrgn_metric.distances.base import PairwiseDistances
+from cryodrgn_metric.distances.rotation import RotationDistance
+from cryodrgn_metric.distances.streaming import (
+    VolumeStream,
+    calibrate,
+    mask_anisotropy,
+    stream_features,
+)
+from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
+from cryodrgn_metric.metric_map import MetricMap
+from cryodrgn_metric.report import figures
+from cryodrgn_metric.so3.conventions import mirrored, spherical_window
+from cryodrgn_metric.so3.rotations import rotation_angle
+from cryodrgn_metric.volumes import read_mask, write_cluster_volumes
+from cryodrgn_metric.workdir import Workdir, load_pickle, open_workdir
+
+__all__ = ["embed"]
+
+logger = logging.getLogger("cryodrgn_metric.pipeline")
+
+DEFAULT_BOX = 64
+MASK_WARNING = 0.10  # of the median Delta
+
+
+def embed(config: EmbedConfig) -> Path:
+    """Learn z' for every particle of a workdir and write everything beside it.
+
+    Arguments:
+        config: What was asked for.
+
+    Returns:
+        The output folder, `WORKDIR/metric_embed.N` unless -o moved it.
+
+    Raises:
+        MetricError: The workdir, an option or a volume is refused; nothing heavy was done yet,
+            or the message says which volume.
+
+    Example:
+        >>> embed(EmbedConfig("00_vae128", epoch=49)).name  # doctest: +SKIP
+        'metric_embed.49'
+    """
+    workdir = open_workdir(config.workdir, config.epoch)
+    folder = MetricFolder(Path(config.outdir or workdir.outdir), workdir.epoch)
+    run = _prepare(config, workdir, folder)
+    with _logged(folder.log):
+        logger.info("cryodrgn_metric %s: %s", __version__, workdir.path)
+        measured = _measure_distances(run)
+        net = _learn_distance(run, measured)
+        z_metric = _learn_map(run, measured, net)
+        clusters = _cluster(run, z_metric, measured)
+        _judge(run, measured, net, z_metric)
+        _draw(run, measured, net, z_metric, clusters)
+        _record(run)
+        logger.info("Finished in %.0f s. Results: %s", run.watch.total(), folder.path)
+    return folder.path
+
+
+class Stopwatch:
+    """Seconds of wall time per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        logger.info("%s: %.1f s", name, self.seconds[name])
+
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+@dataclass
+class _Run:
+    """What every stage shares: the question, the workdir, where results go, the clock."""
+
+    config: EmbedConfig
+    workdir: Workdir
+    folder: MetricFolder
+    landmarks: Landmarks
+    stream: VolumeStream
+    distance: RotationDistance
+    watch: Stopwatch
+    history: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def landmark_latents(self) -> np.ndarray:
+        return self.workdir.latents[self.landmarks.indices]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Delta among landmarks, and the features its medoid needs later."""
+
+    pairs: PairwiseDistances
+    features: torch.Tensor
+    volume_norms: np.ndarray
+
+    @property
+    def medoid(self) -> int:
+        """The landmark with the smallest sum of distances to all others."""
+        return int(self.pairs.distances.sum(axis=1).argmin())
+
+
+def _prepare(config: EmbedConfig, workdir: Workdir, folder: MetricFolder) -> _Run:
+    """Everything that can be refused is refused here, before anything is computed."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    candidates = None
+    if config.landmarks.candidates_file is not None:
+        candidates = np.asarray(load_pickle(config.landmarks.candidates_file))
+    watch = Stopwatch()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with watch.stage("landmarks"):
+        landmarks = choose_landmarks(workdir.latents, config.landmarks, config.seed, candidates)
+    if config.metric_map.dimension > len(landmarks) - 1:
+        raise ArgumentError(
+            f"--dim {config.metric_map.dimension} needs more landmarks than that; there are "
+            f"{len(landmarks)}. Type --dim {len(landmarks) - 1} or less, or raise --landmarks."
+        )
+    stream = _volume_stream(config, workdir)
+    distance = RotationDistance(
+        box=stream.box,
+        full_box=workdir.box_size,
+        max_frequency=stream.max_frequency,
+        pairs_per_tile=config.distances.pairs_per_tile,
+        unit_norm=config.distances.scale == "unit",
+        device=stream.decoder.device,
+        progress=True,
+    )
+    return _Run(config, workdir, folder, landmarks, stream, distance, watch)
+
+
+def _volume_stream(config: EmbedConfig, workdir: Workdir) -> VolumeStream:
+    options = config.volumes
+    box = options.downsample or min(DEFAULT_BOX, workdir.box_size)
+    if box > workdir.box_size:
+        raise ArgumentError(
+            f"-d {box} is larger than the model's box, {workdir.box_size}. "
+            f"Type -d {workdir.box_size} or less."
+        )
+    window = spherical_window(box, options.mask_radius)
+    if options.mask != "sphere":
+        window = window * torch.from_numpy(read_mask(options.mask, box))
+    decoder = Decoder.from_workdir(workdir, device=config.device)
+    return VolumeStream(decoder, box, window, _max_frequency(config, workdir, box))
+
+
+def _apix_at_box(config: EmbedConfig, workdir: Workdir, box: int) -> float:
+    given = config.volumes.apix_in_angstroms
+    return workdir.apix_at_box(box) if given is None else given * workdir.box_size / box
+
+
+def _max_frequency(config: EmbedConfig, workdir: Workdir, box: int) -> float | None:
+    """--low-pass in Å as a radius in the Fourier box: n · apix / resolution, Nyquist at most."""
+    resolution = config.volumes.low_pass_in_angstroms
+    if resolution is None:
+        return None
+    return min(box * _apix_at_box(config, workdir, box) / resolution, box / 2)
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Log to the run's own file as well as to the terminal."""
+    package = logging.getLogger("cryodrgn_metric")
+    style = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    handlers: list[logging.Handler] = [
+        logging.StreamHandler(sys.stdout),
+        logging.FileHandler(path, encoding="utf-8"),
+    ]
+    level, propagate = package.level, package.propagate
+    for handler in handlers:
+        handler.setFormatter(style)
+        package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    package.propagate = False  # cryoDRGN's root logger prints to the terminal, too
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+        package.propagate = propagate
+        for handler in handlers:
+            package.removeHandler(handler)
+            handler.close()
+
+
+def _measure_distances(run: _Run) -> _Measured:
+    """Decode the landmarks and compare all pairs of them."""
+    latents = run.landmark_latents
+    _announce(run, len(latents))
+    with run.watch.stage("volumes"):
+        calibrate(run.stream, latents[run.landmarks.train], run.distance)
+        features = stream_features(run.stream, latents, run.distance)
+    is_train = np.zeros(len(latents), dtype=bool)
+    is_train[run.landmarks.train] = True
+    with run.watch.stage("distances"):
+        found = run.distance.pairwise(features, fit_on=torch.from_numpy(is_train))
+    pairs = PairwiseDistances(**{name: value.numpy() for name, value in vars(found).items()})
+    norms = features.square().sum(dim=(0, 1)).sqrt().cpu().numpy()
+    measured = _Measured(pairs, features, norms)
+    _save_distances(run, measured)
+    if run.config.volumes.mask != "sphere":
+        _warn_of_mask(run, measured)
+    return measured
+
+
+def _announce(run: _Run, count: int) -> None:
+    """Say how long decoding will take; without a GPU, say it loudly."""
+    seconds = run.stream.decoder.estimate_seconds(
+        run.stream.box, count, max_frequency=run.stream.max_frequency
+    )
+    text = f"Decoding {count} volumes of {run.stream.box}^3 will take about {seconds:.0f} s."
+    if run.stream.decoder.device.type == "cpu":
+        logger.warning("NO GPU IS USED. %s", text)
+    else:
+        logger.info("%s", text)
+
+
+def _save_distances(run: _Run, measured: _Measured) -> None:
+    pairs = measured.pairs
+    rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
+    artifacts.save_npz(
+        run.folder.distances,
+        landmark_indices=run.landmarks.indices,
+        is_test=run.landmarks.is_test,
+        is_validation=run.landmarks.is_validation,
+        distances=pairs.distances,
+        raw_distances=pairs.raw_distances,
+        second_peak_gaps=pairs.second_peak_gaps,
+        rotations=rotations,
+        volume_norms=measured.volume_norms,
+    )
+
+
+def _warn_of_mask(run: _Run, measured: _Measured) -> None:
+    added = mask_anisotropy(
+        run.stream, run.landmark_latents, measured.pairs.rotations, run.distance
+    )
+    share = added / max(fidelity.median_distance(measured.pairs.distances), 1e-30)
+    logger.info("The mask adds %.1f %% of the median Delta to a pure rotation.", 100 * share)
+    if share > MASK_WARNING:
+        logger.warning(
+            "The mask doesn't turn with the volume: above %.0f %%, distances are no longer blind "
+            "to rotation. Use a rounder mask, or --mask sphere.",
+            100 * MASK_WARNING,
+        )
+
+
+def _learn_distance(run: _Run, measured: _Measured) -> DistanceNet:
+    """Eq. 7: h_psi from the training landmarks, stopped by the validation ones."""
+    options = run.config.distance_net
+    net = DistanceNet(
+        width=options.width,
+        depth=options.depth,
+        max_epochs=options.max_epochs,
+        learning_rate=options.learning_rate,
+        seed=run.config.seed,
+        device=str(run.stream.decoder.device),
+    )
+    with run.watch.stage("h_psi"):
+        net.fit(
+            run.landmark_latents,
+            measured.pairs.distances,
+            train=run.landmarks.train,
+            validation=run.landmarks.validation,
+        )
+    net.save(run.folder.models)
+    run.history["h_psi"] = net.history_
+    return net
+
+
+def _learn_map(run: _Run, measured: _Measured, net: DistanceNet) -> np.ndarray:
+    """Eq. 8 or 9: f_xi from random pairs of all particles; then z' of every particle."""
+    options = run.config.metric_map
+    rows = run.landmarks.train
+    typical = fidelity.median_distance(measured.pairs.distances[np.ix_(rows, rows)])
+    metric_map = MetricMap(
+        n_components=options.dimension,
+        loss=options.loss,
+        width=options.width,
+        depth=options.depth,
+        steps=options.steps,
+        pairs_per_step=options.pairs_per_step,
+        learning_rate=options.learning_rate,
+        epsilon=0.1 * typical,
+        seed=run.config.seed,
+        device=str(run.stream.decoder.device),
+    )
+    with run.watch.stage("f_xi"):
+        metric_map.fit(run.workdir.latents, net)
+    metric_map.save(run.folder.models)
+    run.history["f_xi"] = metric_map.history_
+    with run.watch.stage("transform"):
+        z_metric: np.ndarray = metric_map.transform(run.workdir.latents)
+        artifacts.save_pickle(run.folder.z_metric, z_metric)
+        artifacts.save_csv(
+            run.folder.z_metric_csv, z_metric, [f"z_metric_{i}" for i in range(z_metric.shape[1])]
+        )
+    return z_metric
+
+
+def _cluster(run: _Run, z_metric: np.ndarray, measured: _Measured) -> Clusters:
+    """k-means of z', and the volumes of its representatives in the medoid's frame."""
+    with run.watch.stage("clusters"):
+        clusters = cluster_kmeans(z_metric, run.config.clusters, run.config.seed)
+        count = run.config.clusters.count
+        representatives = run.workdir.latents[clusters.centers_ind]
+        artifacts.save_pickle(run.folder.cluster_labels(count), clusters.labels)
+        artifacts.save_columns(run.folder.cluster_centers(count), representatives)
+        artifacts.save_columns(run.folder.cluster_center_indices(count), clusters.centers_ind)
+    if not run.config.clusters.skip_volumes:
+        with run.watch.stage("representative volumes"):
+            _write_representatives(run, representatives, measured)
+    return clusters
+
+
+def _write_representatives(run: _Run, latents: np.ndarray, measured: _Measured) -> None:
+    medoid = measured.features[:, :, measured.medoid : measured.medoid + 1]
+    features = stream_features(run.stream, latents, run.distance, desc="Aligning representatives")
+    onto_medoid = run.distance.onto(medoid, features).rotations.cpu().numpy()
+    box = run.config.volumes.downsample or run.workdir.box_size
+    with tqdm(total=len(latents), unit="vol", desc="Writing representatives") as bar:
+        write_cluster_volumes(
+            run.stream.decoder,
+            latents,
+            onto_medoid,
+            run.folder.kmeans(run.config.clusters.count),
+            box,
+            _apix_at_box(run.config, run.workdir, box),
+            flip=run.config.volumes.flip,
+            invert=run.config.volumes.invert,
+            max_frequency=_max_frequency(run.config, run.workdir, box),
+            progress=bar.update,
+        )
+
+
+def _judge(run: _Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray) -> None:
+    """fidelity.json: every space, and h_psi, on pairs of test landmarks."""
+    test = run.landmarks.test
+    truth = measured.pairs.distances[np.ix_(test, test)]
+    with run.watch.stage("fidelity"):
+        spaces = fidelity.reference_spaces(
+            run.workdir.latents,
+            run.landmarks.indices[test],
+            run.config.metric_map.dimension,
+            run.config.seed,
+            run.config.clusters.skip_umap,
+        )
+        spaces["z_metric"] = z_metric[run.landmarks.indices[test]]
+        scores = {name: fidelity.fidelity_of(points, truth) for name, points in spaces.items()}
+        intervals = fidelity.intervals_of(spaces, truth, run.config.seed)
+        predicted = net.predict_matrix(run.landmark_latents[test])
+        upper = np.triu_indices(len(test), 1)
+        errors = fidelity.distance_errors(predicted[upper], truth[upper])
+    run.scores = {
+        **scores,
+        "intervals_95_percent": intervals,
+        "h_psi": {**errors, "learning_curve": run.history["h_psi"]},
+        "test_landmarks": len(test),
+        "median_distance": fidelity.median_distance(truth),
+        "rms_volume_norm": float(np.sqrt(np.mean(measured.volume_norms**2))),
+    }
+    logger.info(
+        "Held out: stress-1 z %.3f, z' %.3f; Spearman z %.3f, z' %.3f; h_psi error %.1f %%",
+        scores["z"]["stress1"],
+        scores["z_metric"]["stress1"],
+        scores["z"]["spearman"],
+        scores["z_metric"]["spearman"],
+        100 * errors["median_relative_error"],
+    )
+
+
+def _draw(
+    run: _Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray, clusters: Clusters
+) -> None:
+    """All figures of the run, as PNG."""
+    test = run.landmarks.test
+    rows = run.landmarks.indices[test]
+    truth = measured.pairs.distances[np.ix_(test, test)]
+    upper = np.triu_indices(len(truth), 1)
+    all_pairs = np.triu_indices(len(run.landmarks), 1)
+    predicted = net.predict_matrix(run.landmark_latents[test])
+    angles = rotation_angle(torch.from_numpy(measured.pairs.rotations[all_pairs]))
+    with run.watch.stage("figures"):
+        drawn = {
+            "shepard": figures.shepard_figure(
+                {"z": run.workdir.latents[rows], "z'": z_metric[rows]},
+                truth,
+                {"z": run.scores["z"], "z'": run.scores["z_metric"]},
+            ),
+            "h_psi": figures.distance_net_figure(
+                predicted[upper], truth[upper], run.scores["h_psi"]
+            ),
+            "learning_curves": figures.learning_curves_figure(
+                run.history["h_psi"], run.history["f_xi"]
+            ),
+            "rotation_angles": figures.rotation_angles_figure(np.degrees(angles.numpy())),
+            "raw_distance": figures.raw_distance_figure(
+                measured.pairs.raw_distances[all_pairs], measured.pairs.distances[all_pairs]
+            ),
+            **figures.landscape_figures(
+                z_metric, clusters, run.config.seed, run.config.clusters.skip_umap
+            ),
+        }
+        for name, figure in drawn.items():
+            figures.save_figure(run.folder.figure(name), figure)
+
+
+def _record(run: _Run) -> None:
+    """fidelity.json, now that all timings are known, and metric_embed.yaml."""
+    pairs = len(run.landmarks) * (len(run.landmarks) - 1) // 2
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run.scores |= {
+        "timings_in_seconds": run.watch.seconds,
+        "pairs_per_second": pairs / max(run.watch.seconds["distances"], 1e-9),
+        "peak_memory_in_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+    }
+    artifacts.save_json(run.folder.fidelity, run.scores)
+    inputs = (run.workdir.config_path, run.workdir.z_path, run.workdir.weights_path)
+    artifacts.save_yaml(
+        run.folder.parameters,
+        {
+            "version": __version__,
+            "epoch": run.workdir.epoch,
+            "config": run.config,
+            "box": run.stream.box,
+            "apix_in_angstroms": _apix_at_box(run.config, run.workdir, run.stream.box),
+            "max_frequency": run.stream.max_frequency,
+            "lmax": run.distance.lmax,
+            "device": run.stream.decoder.device,
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+            "sha256": {path.name: artifacts.sha256_of(path) for path in inputs},
+        },
+    )
