@@ -24,7 +24,7 @@ from cryodrgn_metric.so3.rotations import (
     matrix_from_rotation_vector,
     nearest_rotation,
 )
-from cryodrgn_metric.so3.wigner import generators, tilt_matrix, turn_about_z
+from cryodrgn_metric.so3.wigner import Phases, generators, tilt_matrix, turn_about_z
 
 __all__ = ["Derivatives", "march", "residual_squared", "turned"]
 
@@ -32,7 +32,12 @@ _STEP_TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}  # radians
 _PAIRS_OF_AXES = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 
 
-def _turn_degree(block: Tensor, alpha: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
+def _euler_phases(rotations: Tensor, lmax: int) -> tuple[Phases, Phases, Phases]:
+    alpha, beta, gamma = euler_from_matrix(rotations)
+    return Phases(alpha, lmax), Phases(beta, lmax), Phases(gamma, lmax)
+
+
+def _turn_degree(block: Tensor, alpha: Phases, beta: Phases, gamma: Phases) -> Tensor:
     tilt = tilt_matrix(block.shape[0] // 2).to(block)
     turned_block = turn_about_z(block, gamma)
     turned_block = (tilt.mT @ turned_block.flatten(1)).view_as(block)
@@ -51,8 +56,8 @@ def turned(blocks: list[Tensor], rotations: Tensor) -> list[Tensor]:
     Returns:
         New blocks of the same shapes.
     """
-    angles = euler_from_matrix(rotations)
-    return [_turn_degree(block, *angles) for block in blocks]
+    phases = _euler_phases(rotations, len(blocks) - 1)
+    return [_turn_degree(block, *phases) for block in blocks]
 
 
 class Derivatives:
@@ -77,10 +82,10 @@ class Derivatives:
 
     def at(self, moving: list[Tensor], rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """C (columns,), gradient (columns, 3), Hessian (columns, 3, 3) at the rotations."""
-        angles = euler_from_matrix(rotations)
+        phases = _euler_phases(rotations, len(moving) - 1)
         products = moving[0].new_zeros(10, rotations.shape[0])
         for arrays, block in zip(self._arrays, moving, strict=False):
-            products += arrays @ _turn_degree(block, *angles).flatten(0, 1)
+            products += arrays @ _turn_degree(block, *phases).flatten(0, 1)
         xx, yy, zz, xy, xz, yz = products[4:]
         hessian = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], dim=-1).reshape(-1, 3, 3)
         return products[0], products[1:4].T, hessian
@@ -163,7 +168,7 @@ def residual_squared(reference: list[Tensor], moving: list[Tensor], rotations: T
     |a|^2 + |b|^2 - 2 C would lose everything below 1e-3 of |a| to cancellation in float32.
     """
     total = rotations.new_zeros(len(rotations))
-    angles = euler_from_matrix(rotations)
+    phases = _euler_phases(rotations, len(moving) - 1)
     for a, block in zip(reference, moving, strict=True):
-        total += (a[..., None] - _turn_degree(block, *angles)).square().sum(dim=(0, 1))
+        total += (a[..., None] - _turn_degree(block, *phases)).square().sum(dim=(0, 1))
     return total
