@@ -26,6 +26,7 @@ import yaml
 __all__ = [
     "MetricFolder",
     "atomic_path",
+    "keep_only",
     "plain",
     "save_columns",
     "save_csv",
@@ -103,9 +104,14 @@ class MetricFolder:
         """The folder of h_psi and f_xi."""
         return self.path / "models"
 
+    @property
+    def figures(self) -> Path:
+        """The folder of the figures."""
+        return self.path / "figures"
+
     def figure(self, name: str) -> Path:
         """One figure of the run."""
-        return self.path / "figures" / f"{name}.png"
+        return self.figures / f"{name}.png"
 
     @property
     def analysis(self) -> Path:
@@ -173,6 +179,19 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
     if os.name == "posix":  # a folder cannot be opened elsewhere
         _flush(target.parent, os.O_RDONLY)
+
+
+def keep_only(folder: Path, names: list[str], pattern: str = "*.png") -> None:
+    """Remove what an earlier run left in one of our own folders and this one did not write.
+
+    Arguments:
+        folder: One of this package's output folders; nothing happens if it is missing.
+        names: The files of this run.
+        pattern: Only files of such names are looked at.
+    """
+    for path in folder.glob(pattern):
+        if path.name not in names:
+            path.unlink()
 
 
 def save_text(path: str | os.PathLike[str], text: str) -> None:

@@ -341,7 +341,13 @@ def _cluster(run: _Run, z_metric: np.ndarray, measured: _Measured) -> Clusters:
         artifacts.save_pickle(run.folder.cluster_labels(count), clusters.labels)
         artifacts.save_columns(run.folder.cluster_centers(count), representatives)
         artifacts.save_columns(run.folder.cluster_center_indices(count), clusters.centers_ind)
-    if not run.config.clusters.skip_volumes:
+    written = range(0 if run.config.clusters.skip_volumes else len(clusters))
+    artifacts.keep_only(
+        run.folder.kmeans(count),
+        [run.folder.volume(count, i + 1).name for i in written],
+        "vol_*.mrc",
+    )
+    if written:
         with run.watch.stage("representative volumes"):
             _write_representatives(run, representatives, measured)
     return clusters
@@ -437,6 +443,7 @@ def _draw(
         }
         for name, figure in drawn.items():
             figures.save_figure(run.folder.figure(name), figure)
+        artifacts.keep_only(run.folder.figures, [f"{name}.png" for name in drawn])
 
 
 def _record(run: _Run) -> None:

@@ -113,7 +113,7 @@ class RotationDistance:
         if self.lmax is None:
             energies = torch.stack([b.square().sum(dim=(0, 1)).mean() for b in blocks])
             self.lmax = converged_degree(shares, energies)
-        logger.info("Band limit lmax = %d of %d.", self.lmax, self._full_lmax)
+        logger.info("Angular band limit lmax = %d of %d.", self.lmax, self._full_lmax)
 
     def features(self, volumes: Tensor) -> Tensor:
         """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes."""
@@ -165,7 +165,7 @@ class RotationDistance:
         # Two dropped parts differ by at most 2 (|a|^2 + |b|^2): a quarter of 1e-3 for each.
         typical = 0.0 if self.unit_norm else (self._typical_squared or 0.0)
         basis = RadialBasis.fit(sample, max(0.25e-3 * typical, 1e-9 * energy))
-        logger.info("Radial basis: %d numbers a volume.", basis.rank)
+        logger.debug("Radial basis: %d numbers a volume.", basis.rank)
         return basis.project(features)
 
     def _search(self, blocks: list[Tensor]) -> PairwiseDistances:

@@ -177,9 +177,9 @@ def _sample(count: int, seed: int) -> IntArray:
 def rotation_angles_figure(angles_in_degrees: FloatArray) -> Figure:
     """Distribution of the optimal rotation angle over landmark pairs."""
     figure, (axis,) = _figure(1, "How far landmarks are turned against each other")
-    axis.hist(angles_in_degrees, bins=np.linspace(0, 180, 61), color=_INK)
+    axis.hist(angles_in_degrees, bins=np.linspace(0, 180, 61), color=_INK, log=True)
     axis.axvline(float(np.median(angles_in_degrees)), color=_ACCENT, lw=1.2, label="median")
-    axis.set(xlabel="angle of the optimal rotation (degrees)", ylabel="landmark pairs")
+    axis.set(xlabel="angle of the optimal rotation (degrees)", ylabel="landmark pairs (log scale)")
     axis.legend(frameon=False)
     return figure
 
@@ -191,7 +191,7 @@ def raw_distance_figure(raw: FloatArray, distances: FloatArray) -> Figure:
     reach = float(raw.max())
     axis.plot([0, reach], [0, reach], color=_ACCENT, lw=1.2, label="nothing to turn")
     share = 1 - float((distances**2).sum()) / max(float((raw**2).sum()), 1e-30)
-    axis.set_title(f"{100 * share:.0f} % of the squared raw distance is rotation", fontsize=10)
+    axis.set_title(f"{100 * share:.1f} % of the squared raw distance is rotation", fontsize=10)
     axis.set(xlabel="||V1 - V2|| (density units)", ylabel="Δ = min over R of ||V1 - R·V2||")
     axis.set_xlim(left=0)
     axis.set_ylim(bottom=0)

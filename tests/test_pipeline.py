@@ -1,0 +1,297 @@
+"""The real command on workdirs that stock cryoDRGN trained: its files, laws and refusals."""
+
+import argparse
+import hashlib
+import json
+import pickle
+import shutil
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import APIX, BOX, PARTICLES, quiet
+
+from cryodrgn_metric import DistanceNet, MetricMap, align, command
+from cryodrgn_metric.config import EmbedConfig, VolumeConfig
+from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.pipeline import embed
+from cryodrgn_metric.workdir import open_workdir
+
+SMALL = ["--landmarks", "60", "--ksample", "4", "--skip-umap", "--threads", "1"]
+
+
+def run(workdir, *options):
+    """`cryodrgn metric_embed WORKDIR OPTIONS`, in this process."""
+    parser = argparse.ArgumentParser()
+    command.add_args(parser)
+    with quiet():
+        command.main(parser.parse_args([str(workdir), *SMALL, *options]))
+
+
+def hashes(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, vae_workdir):
+    copy = tmp_path_factory.mktemp("embed") / "work dir ü"
+    shutil.copytree(vae_workdir, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def before(workdir):
+    return hashes(workdir)
+
+
+@pytest.fixture(scope="module")
+def folder(workdir, before):
+    run(workdir, "--epoch", "2")
+    return workdir / "metric_embed.2"
+
+
+def test_every_promised_file_is_there_and_nothing_else(folder):
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    figures = {
+        "h_psi",
+        "learning_curves",
+        "raw_distance",
+        "rotation_angles",
+        "shepard",
+        "z_metric_kmeans",
+        "z_metric_pca",
+    }
+    kmeans = {"labels.pkl", "centers.txt", "centers_ind.txt"}
+    kmeans |= {f"vol_{number:03d}.mrc" for number in range(1, 5)}
+    expected = {
+        "metric_embed.yaml",
+        "metric_embed.log",
+        "z_metric.pkl",
+        "z_metric.csv",
+        "distances.npz",
+        "fidelity.json",
+        *(
+            f"models/{name}.{kind}"
+            for name in ("h_psi", "f_xi")
+            for kind in ("safetensors", "yaml")
+        ),
+        *(f"figures/{name}.png" for name in figures),
+        *(f"analyze.2/kmeans4/{name}" for name in kmeans),
+    }
+    assert found == expected
+
+
+def test_nothing_of_the_users_changed(workdir, before, folder):
+    after = {
+        name: value for name, value in hashes(workdir).items() if "metric_embed.2" not in name
+    }
+    assert after == before
+
+
+def test_z_metric_is_one_pickle_and_the_csv_agrees(folder):
+    with open(folder / "z_metric.pkl", "rb") as file:
+        z_metric = pickle.load(file)
+        assert not file.read()
+    assert z_metric.shape == (PARTICLES, 2) and z_metric.dtype == np.float32
+    table = np.loadtxt(folder / "z_metric.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(table, z_metric, rtol=1e-6)
+    assert (folder / "z_metric.csv").read_text().startswith("z_metric_0,z_metric_1\n")
+
+
+def test_distances_obey_their_laws(folder):
+    with np.load(folder / "distances.npz") as found:
+        d, raw, rotations = found["distances"], found["raw_distances"], found["rotations"]
+        indices, is_test = found["landmark_indices"], found["is_test"]
+        assert {found[name].dtype for name in ("distances", "rotations")} == {np.dtype("float32")}
+    assert d.shape == (60, 60) and len(set(indices)) == 60
+    assert is_test.sum() == 20 and is_test[:20].all()
+    np.testing.assert_array_equal(d, d.T)
+    assert (d <= raw).all() and (np.diag(d) == 0).all()
+    np.testing.assert_array_equal(rotations, rotations.transpose(1, 0, 3, 2))
+
+
+def test_fidelity_holds_the_promised_numbers(folder):
+    fidelity = json.loads((folder / "fidelity.json").read_text())
+    keys = {"stress1", "stress1_unscaled", "sammon", "spearman", "pearson", "trustworthiness"}
+    for space in ("z", "pca", "z_metric"):
+        assert set(fidelity[space]) == keys
+    assert fidelity["pairs_per_second"] > 0 and fidelity["peak_memory_in_bytes"] > 1e7
+    assert fidelity["h_psi"]["median_relative_error"] < 0.5
+    assert {"volumes", "distances", "h_psi", "f_xi"} <= set(fidelity["timings_in_seconds"])
+
+
+def test_saved_models_are_the_very_models(folder, workdir):
+    """They load without the workdir and give the saved z' and the reported error, bit for bit."""
+    with open(workdir / "z.2.pkl", "rb") as file:
+        z = pickle.load(file)
+    with open(folder / "z_metric.pkl", "rb") as file:
+        z_metric = pickle.load(file)
+    found = MetricMap.load(folder / "models").transform(z)
+    np.testing.assert_allclose(found, z_metric, rtol=1e-5, atol=1e-5 * np.abs(z_metric).max())
+    with np.load(folder / "distances.npz") as saved:
+        rows, d = saved["landmark_indices"][:20], saved["distances"][:20, :20]
+    upper = np.triu_indices(20, 1)
+    h = DistanceNet.load(folder / "models").predict_matrix(z[rows])[upper]
+    reported = json.loads((folder / "fidelity.json").read_text())["h_psi"]
+    error = np.median(np.abs(h - d[upper]) / d[upper])
+    assert error == pytest.approx(reported["median_relative_error"], rel=1e-4)
+
+
+def test_parameters_name_version_seed_and_inputs(folder, workdir):
+    parameters = yaml.safe_load((folder / "metric_embed.yaml").read_text())
+    assert parameters["epoch"] == 2 and parameters["config"]["seed"] == 0
+    assert parameters["box"] == BOX and parameters["apix_in_angstroms"] == pytest.approx(APIX)
+    assert parameters["sha256"] == {
+        name: hashlib.sha256((workdir / name).read_bytes()).hexdigest()
+        for name in ("config.yaml", "z.2.pkl", "weights.2.pkl")
+    }
+
+
+def test_clusters_are_in_cryodrgns_formats(folder, workdir):
+    kmeans = folder / "analyze.2" / "kmeans4"
+    with open(kmeans / "labels.pkl", "rb") as file:
+        labels = pickle.load(file)
+    with open(workdir / "z.2.pkl", "rb") as file:
+        z = pickle.load(file)
+    indices = np.loadtxt(kmeans / "centers_ind.txt", dtype=int)
+    assert labels.shape == (PARTICLES,) and set(labels) == set(range(4))
+    np.testing.assert_array_equal(labels[indices], np.arange(4))
+    np.testing.assert_allclose(np.loadtxt(kmeans / "centers.txt"), z[indices], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The demo's workdir: unlike two epochs, it leaves the volume's outside empty."""
+    copy = tmp_path_factory.mktemp("trained") / "workdir"
+    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as shipped:
+        shutil.copytree(shipped, copy)
+    return copy
+
+
+def test_representatives_are_turned_volumes_of_eval_volumes_amplitude(trained):
+    run(trained, "--dim", "2")
+    opened = open_workdir(trained)
+    kmeans = next(trained.glob("metric_embed.*/analyze.*/kmeans4"))
+    indices = np.loadtxt(kmeans / "centers_ind.txt", dtype=int)
+    with quiet():
+        plain = Decoder.from_workdir(opened, device="cpu").decode(opened.latents[indices]).numpy()
+    for number, volume in enumerate(plain, start=1):
+        with mrcfile.open(kmeans / f"vol_{number:03d}.mrc") as written:
+            turned = np.array(written.data)
+            assert written.voxel_size.x == pytest.approx(opened.apix_in_angstroms)
+            assert tuple(written.header.origin.item()) == (0, 0, 0)
+        found = align(turned, volume)
+        assert found.distance < 0.5 * found.raw_distance or found.raw_distance < 1e-3
+        # what little density lies outside the window turns into it
+        assert found.distance < 0.05 * np.linalg.norm(volume)
+
+
+def test_the_same_seed_gives_the_same_bytes(folder, workdir, tmp_path):
+    run(workdir, "--epoch", "2", "-o", str(tmp_path))
+    assert (tmp_path / "z_metric.pkl").read_bytes() == (folder / "z_metric.pkl").read_bytes()
+
+
+def test_a_second_run_leaves_nothing_stale(workdir, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "again")
+    run(workdir, "--skip-vol", "-o", str(tmp_path / "again"), "--landmarks", "40")
+    kmeans = tmp_path / "again" / "analyze.2" / "kmeans4"
+    assert not list(kmeans.glob("vol_*.mrc")) and (kmeans / "labels.pkl").exists()
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["hartley_workdir", "dec_workdir"])
+def test_other_decoders_run_end_to_end(kind, request, tmp_path):
+    source = request.getfixturevalue(kind)
+    before = hashes(source)
+    run(source, "--dim", "1", "--loss", "weighted", "-o", str(tmp_path), "--skip-vol")
+    with open(tmp_path / "z_metric.pkl", "rb") as file:
+        assert pickle.load(file).shape == (PARTICLES, 1)
+    assert hashes(source) == before
+
+
+def config_for(workdir, tmp_path, **volumes):
+    parser = argparse.ArgumentParser()
+    command.add_args(parser)
+    args = parser.parse_args([str(workdir), *SMALL, "--skip-vol", "--landmarks", "30"])
+    config = command.embed_config(args)
+    return replace(config, outdir=str(tmp_path), volumes=VolumeConfig(**volumes))
+
+
+def distances_of(config: EmbedConfig):
+    with quiet():
+        folder = embed(config)
+    with np.load(folder / "distances.npz") as found:
+        return found["distances"], found["rotations"]
+
+
+def test_box_changes_delta_only_through_resolution(workdir, tmp_path):
+    small, _ = distances_of(config_for(workdir, tmp_path, downsample=16, low_pass_in_angstroms=12))
+    large, _ = distances_of(config_for(workdir, tmp_path, downsample=24, low_pass_in_angstroms=12))
+    upper = np.triu_indices(len(small), 1)
+    assert np.median(np.abs(small - large)[upper] / large[upper]) < 0.01
+
+
+def test_flip_mirrors_rotations_and_keeps_distances(workdir, tmp_path):
+    plain, rotations = distances_of(config_for(workdir, tmp_path / "a", downsample=16))
+    same, flipped = distances_of(config_for(workdir, tmp_path / "b", downsample=16, flip=True))
+    mirror = np.diag([1, 1, -1]).astype(np.float32)
+    np.testing.assert_array_equal(same, plain)
+    np.testing.assert_allclose(flipped, mirror @ rotations @ mirror, atol=1e-6)
+
+
+def test_a_spherical_mask_is_isotropic_and_a_slab_is_reported(trained, tmp_path):
+    axis = np.arange(16) - 8
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    slab = np.broadcast_to((np.abs(axis) < 3)[:, None, None], (16, 16, 16))
+    masks = {"ball": np.clip(7 - radius, 0, 1), "slab": slab}
+    for name, mask in masks.items():
+        with mrcfile.new(tmp_path / f"{name}.mrc") as mrc:
+            mrc.set_data(mask.astype(np.float32))
+        config = config_for(
+            trained, tmp_path / name, downsample=16, mask=str(tmp_path / f"{name}.mrc")
+        )
+        distances_of(config)
+    shares = [
+        float(line.split("adds ")[1].split(" %")[0])
+        for name in masks
+        for line in (tmp_path / name / "metric_embed.log").read_text().splitlines()
+        if "The mask adds" in line
+    ]
+    assert shares[0] < 10 < shares[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--epoch", "7"], "7"),
+        (["-d", "26"], "larger than the model's box"),
+        (["--dim", "60"], "--dim 59 or less"),
+        (["--mask", "nowhere.mrc"], "nowhere.mrc"),
+    ],
+)
+def test_what_is_refused_says_what_to_type(workdir, options, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(workdir, *options, "-o", str(workdir.parent / "refused"))
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_unit_scale_is_blind_to_contrast(workdir, tmp_path):
+    config = config_for(workdir, tmp_path, downsample=16)
+    unit = replace(config, distances=replace(config.distances, scale="unit"))
+    found, _ = distances_of(unit)
+    assert found.max() <= 2 + 1e-5  # two vectors of norm 1
+
+
+def test_threads_are_as_asked(folder):
+    parameters = yaml.safe_load((folder / "metric_embed.yaml").read_text())
+    assert parameters["threads"] == 1 == torch.get_num_threads()
