@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import leaves_list, linkage
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
 from cryodrgn_metric.config import ClusterConfig
 from cryodrgn_metric.errors import ArgumentError
@@ -96,7 +97,8 @@ def _kmeans(
     fitted = points if n <= MOST_FITTED else points[rng.choice(n, MOST_FITTED, replace=False)]
     distinct = np.unique(fitted, axis=0)
     kmeans = KMeans(min(count, len(distinct)), n_init=1, max_iter=100, random_state=seed)
-    kmeans.fit(fitted)
+    with threadpool_limits(1):  # scikit-learn's threads add up in any order: not the same bits
+        kmeans.fit(fitted)
     labels = np.asarray(kmeans.predict(points), dtype=np.int64)
     return labels, np.asarray(kmeans.cluster_centers_, dtype=np.float32)
 

@@ -24,6 +24,7 @@ from cryodrgn_metric.networks import (
     pick_device,
     save_network,
 )
+from cryodrgn_metric.threads import one_thread
 
 __all__ = ["DistanceNet"]
 
@@ -138,7 +139,10 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
         self._network.standardise(latents[rows])
         self._network.to(device)
         scaled = torch.from_numpy(delta / self.unit_).float().to(device)
-        self._train(latents.to(device), scaled, torch.from_numpy(rows), torch.from_numpy(held_out))
+        with one_thread():  # the net is small: threads would mostly wait for each other
+            self._train(
+                latents.to(device), scaled, torch.from_numpy(rows), torch.from_numpy(held_out)
+            )
         return self
 
     @overload

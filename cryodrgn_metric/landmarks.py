@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
 from cryodrgn_metric.config import LandmarkConfig
 from cryodrgn_metric.errors import ArgumentError
@@ -200,7 +201,9 @@ def _kmeans_sketch(z: npt.NDArray[np.float64], count: int, rng: np.random.Genera
     distinct = len(np.unique(fitted, axis=0))
     if distinct < count:  # k-means would return equal centres and warn
         return rng.choice(len(z), count, replace=False)
-    return nearest_unused(z, kmeans.fit(fitted).cluster_centers_)
+    with threadpool_limits(1):  # scikit-learn's threads add up in any order: not the same bits
+        centers = kmeans.fit(fitted).cluster_centers_
+    return nearest_unused(z, centers)
 
 
 def _farthest(z: npt.NDArray[np.float64], start: npt.NDArray[np.float64], count: int) -> IntArray:

@@ -24,6 +24,7 @@ from cryodrgn_metric.networks import (
     pick_device,
     save_network,
 )
+from cryodrgn_metric.threads import one_thread
 
 __all__ = ["MetricMap"]
 
@@ -151,7 +152,8 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self._network = self._new_network()
         self._network.standardise(latents)
         self._network.to(device)
-        self._train(latents, targets)
+        with one_thread():  # the net is small: threads would mostly wait for each other
+            self._train(latents, targets)
         self._turn_to_principal_axes(latents)
         return self
 

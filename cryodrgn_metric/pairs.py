@@ -1,11 +1,9 @@
-"""Which pairs are computed together: row tiles of the upper triangle, with a progress bar."""
+"""Which pairs are computed together: row tiles of the upper triangle."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-from tqdm import tqdm
 
 __all__ = ["RowTile", "row_tiles"]
 
@@ -22,22 +20,17 @@ class RowTile:
         return self.stop - self.start
 
 
-def row_tiles(count: int, pairs_per_tile: int, progress: bool = False) -> Iterator[RowTile]:
+def row_tiles(count: int, pairs_per_tile: int) -> Iterator[RowTile]:
     """All pairs i < j of `count` items as row tiles of at most `pairs_per_tile` pairs.
 
     Arguments:
         count: Number of landmarks.
         pairs_per_tile: Bounds the memory of whoever works on a tile.
-        progress: Show a bar that counts pairs and pairs per second.
 
     Example:
         >>> [(tile.row, tile.start, tile.stop) for tile in row_tiles(4, 2)]
         [(0, 1, 3), (0, 3, 4), (1, 2, 4), (2, 3, 4)]
     """
-    total = count * (count - 1) // 2
-    with tqdm(total=total, unit="pair", desc="Distances", disable=not progress) as bar:
-        for row in range(count - 1):
-            for start in range(row + 1, count, pairs_per_tile):
-                tile = RowTile(row, start, min(start + pairs_per_tile, count))
-                yield tile
-                bar.update(len(tile))
+    for row in range(count - 1):
+        for start in range(row + 1, count, pairs_per_tile):
+            yield RowTile(row, start, min(start + pairs_per_tile, count))

@@ -41,6 +41,7 @@ from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.report import figures
 from cryodrgn_metric.so3.conventions import mirrored, spherical_window
 from cryodrgn_metric.so3.rotations import rotation_angle
+from cryodrgn_metric.threads import one_thread
 from cryodrgn_metric.volumes import read_mask, write_cluster_volumes
 from cryodrgn_metric.workdir import Workdir, load_pickle, open_workdir
 
@@ -239,11 +240,13 @@ def _measure_distances(run: _Run) -> _Measured:
 
 def _announce(run: _Run, count: int) -> None:
     """Say how long decoding will take; without a GPU, say it loudly."""
-    seconds = run.stream.decoder.estimate_seconds(
-        run.stream.box, count, max_frequency=run.stream.max_frequency
-    )
-    text = f"Decoding {count} volumes of {run.stream.box}^3 will take about {seconds:.0f} s."
-    if run.stream.decoder.device.type == "cpu":
+    decoder = run.stream.decoder
+    threads = torch.get_num_threads() if decoder.device.type == "cpu" else 1
+    with one_thread():
+        seconds = decoder.estimate_seconds(run.stream.box, count, run.stream.max_frequency)
+    box = run.stream.box
+    text = f"Decoding {count} volumes of {box}^3 will take about {seconds / threads:.0f} s."
+    if decoder.device.type == "cpu":
         logger.warning("NO GPU IS USED. %s", text)
     else:
         logger.info("%s", text)

@@ -14,6 +14,7 @@ from torch import Tensor
 from cryodrgn_metric.artifacts import atomic_path
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.errors import ArgumentError, VolumeError
+from cryodrgn_metric.threads import map_in_threads
 
 __all__ = ["read_mask", "write_cluster_volumes", "write_volume"]
 
@@ -131,7 +132,7 @@ def write_cluster_volumes(
     """Write R·V(z) of every cluster's representative as vol_001.mrc and on.
 
     Each volume is decoded on rotated lattice coordinates, so nothing is interpolated, and has
-    the amplitude of `eval_volume`. Memory holds one batch of volumes.
+    the amplitude of `eval_volume`. Memory holds two volumes a thread.
 
     Arguments:
         decoder: of the workdir.
@@ -149,12 +150,14 @@ def write_cluster_volumes(
     """
     target = Path(folder)
     paths: list[Path] = []
-    for batch in decoder.decode_stream(
-        latents, box, rotations=rotations, max_frequency=max_frequency
-    ):
-        for volume in batch:
-            paths.append(target / f"vol_{len(paths) + 1:03d}.mrc")
-            write_volume(paths[-1], volume, apix_in_angstroms, flip, invert)
-            if progress is not None:
-                progress(1)
+
+    def decode(row: int) -> Tensor:
+        turn = None if rotations is None else rotations[row : row + 1]
+        return decoder.decode(latents[row : row + 1], box, turn, max_frequency)[0]
+
+    for volume in map_in_threads(decode, range(len(latents)), decoder.device):
+        paths.append(target / f"vol_{len(paths) + 1:03d}.mrc")
+        write_volume(paths[-1], volume, apix_in_angstroms, flip, invert)
+        if progress is not None:
+            progress(1)
     return paths

@@ -20,7 +20,7 @@ BOOT = ROOT / PACKAGE / "boot"
 # One line per level, lowest first; what stands right of a `<` may import what stands left of it.
 ORDER = """
     errors
-    config, artifacts, so3
+    config, artifacts, so3, threads
     workdir, pairs, fidelity
     decoder, landmarks, clusters
     volumes, networks
@@ -36,7 +36,7 @@ WITHIN = {
     "so3": "conventions < rotations, harmonics < wigner, expansion < correlation < refine"
     " < search",
     "distances": "base < rotation, transport, atoms < streaming",
-    "demo": "molecule < truth, score, simulate, train < run",
+    "demo": "molecule < score, simulate < train, truth < run",
 }
 # Rooms without an order of their own: any file may import any other, but not in a circle.
 UNORDERED = {"report"}

@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from cryodrgn_metric.distances.base import Alignment, Array, PairwiseDistances, check_volumes
 from cryodrgn_metric.errors import ArgumentError
@@ -32,6 +33,7 @@ from cryodrgn_metric.so3.search import (
     converged_degree,
     residual_by_degree,
 )
+from cryodrgn_metric.threads import map_in_threads
 
 __all__ = [
     "Alignment",
@@ -171,8 +173,16 @@ class RotationDistance:
     def _search(self, blocks: list[Tensor]) -> PairwiseDistances:
         search = RotationSearch(blocks, self.dtype, torch.device(self.device))
         result = _empty_result(search.count, self.dtype)
-        for tile in row_tiles(search.count, self.pairs_per_tile, self.progress):
-            _store(result, tile, search.row(tile.row, slice(tile.start, tile.stop)))
+        pairs = search.count * (search.count - 1) // 2
+        with tqdm(total=pairs, unit="pair", desc="Distances", disable=not self.progress) as bar:
+
+            def compare(tile: RowTile) -> tuple[RowTile, RowResult]:
+                return tile, search.row(tile.row, slice(tile.start, tile.stop))
+
+            tiles = row_tiles(search.count, self.pairs_per_tile)
+            for tile, row in map_in_threads(compare, tiles, torch.device(self.device)):
+                _store(result, tile, row)
+                bar.update(len(tile))
         return result
 
 

@@ -6,7 +6,6 @@ Decode, window, expand, drop: only what a distance needs of each volume is kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +17,14 @@ from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.base import check_volumes
 from cryodrgn_metric.distances.rotation import PILOT_COUNT, RotationDistance
 from cryodrgn_metric.so3.conventions import windowed
+from cryodrgn_metric.threads import map_in_threads
 
 __all__ = ["VolumeStream", "calibrate", "mask_anisotropy", "stream_features"]
 
 logger = logging.getLogger(__name__)
+
+VOLUMES_PER_BATCH = 8
+"""Decoded together by one thread: enough to share the positional encoding, few to hold."""
 
 _MASK_PROBES = 20
 
@@ -42,28 +45,21 @@ class VolumeStream:
     window: Tensor
     max_frequency: float | None = None
 
-    def batches(
-        self, latents: np.ndarray, rotations: np.ndarray | None = None, desc: str | None = None
-    ) -> Iterator[Tensor]:
-        """Windowed volumes (batch, box, box, box), turned by `rotations` if given.
+    def volumes(self, latents: np.ndarray, rotations: np.ndarray | None = None) -> Tensor:
+        """Windowed volumes (B, box, box, box), turned by `rotations` (B, 3, 3) if given.
 
         Raises:
             VolumeError: A decoded volume is constant or holds NaN.
         """
-        stream = self.decoder.decode_stream(
-            latents, self.box, rotations=rotations, max_frequency=self.max_frequency
-        )
-        with tqdm(total=len(latents), unit="vol", desc=desc, disable=desc is None) as bar:
-            for batch in stream:
-                check_volumes(batch, "decoded volumes")
-                yield windowed(batch, self.window)
-                bar.update(len(batch))
+        decoded = self.decoder.decode(latents, self.box, rotations, self.max_frequency)
+        check_volumes(decoded, "decoded volumes")
+        return windowed(decoded, self.window)
 
 
 def calibrate(stream: VolumeStream, latents: np.ndarray, distance: RotationDistance) -> None:
     """Let the distance see up to ten volumes, evenly spread over `latents`."""
     chosen = np.unique(np.linspace(0, len(latents) - 1, PILOT_COUNT).round().astype(int))
-    distance.calibrate(torch.cat(list(stream.batches(latents[chosen]))))
+    distance.calibrate(stream.volumes(latents[chosen]))
 
 
 def stream_features(
@@ -73,7 +69,16 @@ def stream_features(
     desc: str | None = "Volumes",
 ) -> Tensor:
     """What the distance keeps of every volume; the last axis counts volumes."""
-    parts = [distance.features(batch) for batch in stream.batches(latents, desc=desc)]
+
+    def expand(start: int) -> Tensor:
+        return distance.features(stream.volumes(latents[start : start + VOLUMES_PER_BATCH]))
+
+    starts = range(0, len(latents), VOLUMES_PER_BATCH)
+    parts = []
+    with tqdm(total=len(latents), unit="vol", desc=desc, disable=desc is None) as bar:
+        for part in map_in_threads(expand, starts, stream.decoder.device):
+            parts.append(part)
+            bar.update(part.shape[-1])
     return torch.cat(parts, dim=-1)
 
 
@@ -93,8 +98,8 @@ def mask_anisotropy(
     """
     rows = np.unique(np.linspace(0, len(latents) - 1, _MASK_PROBES).round().astype(int))
     turns = rotations[rows[0], rows].astype(np.float64)
-    still = torch.cat(list(stream.batches(latents[rows])))
-    moved = torch.cat(list(stream.batches(latents[rows], rotations=turns)))
+    still = stream.volumes(latents[rows])
+    moved = stream.volumes(latents[rows], turns)
     found = [
         distance.onto(distance.features(a[None]), distance.features(b[None])).distances
         for a, b in zip(still, moved, strict=True)

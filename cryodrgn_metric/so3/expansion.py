@@ -154,7 +154,12 @@ class ShellExpansion:
         kind = np.complex128 if self.dtype == torch.float64 else np.complex64
         array = volumes.detach().cpu().numpy().astype(kind)
         samples = finufft.nufft3d2(
-            *self._points, array, eps=_EPSILON[self.dtype], isign=-1, modeord=0
+            *self._points,
+            array,
+            eps=_EPSILON[self.dtype],
+            isign=-1,
+            modeord=0,
+            nthreads=torch.get_num_threads(),
         )
         return torch.from_numpy(np.atleast_2d(samples)).to(self.device)
 
