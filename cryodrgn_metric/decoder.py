@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from cryodrgn_metric.errors import ArgumentError, WorkdirError
-from cryodrgn_metric.workdir import Workdir, load_checkpoint
+from cryodrgn_metric.safe_files import load_checkpoint
+from cryodrgn_metric.workdir import Workdir
 
 __all__ = ["Decoder"]
 

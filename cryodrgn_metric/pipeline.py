@@ -8,11 +8,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import resource
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,12 +33,13 @@ from cryodrgn_metric.distances.streaming import (
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
 from cryodrgn_metric.metric_map import MetricMap
-from cryodrgn_metric.report import figures
+from cryodrgn_metric.report import figures, gallery
+from cryodrgn_metric.runlog import Stopwatch, logged_to, peak_memory_in_bytes
+from cryodrgn_metric.safe_files import load_pickle
 from cryodrgn_metric.so3.conventions import mirrored, spherical_window
-from cryodrgn_metric.so3.rotations import rotation_angle
 from cryodrgn_metric.threads import one_thread
 from cryodrgn_metric.volumes import read_mask, write_cluster_volumes
-from cryodrgn_metric.workdir import Workdir, load_pickle, open_workdir
+from cryodrgn_metric.workdir import Workdir, open_workdir
 
 __all__ = ["embed"]
 
@@ -73,7 +69,7 @@ def embed(config: EmbedConfig) -> Path:
     workdir = open_workdir(config.workdir, config.epoch)
     folder = MetricFolder(Path(config.outdir or workdir.outdir), workdir.epoch)
     run = _prepare(config, workdir, folder)
-    with _logged(folder.log):
+    with logged_to(folder.log):
         logger.info("cryodrgn_metric %s: %s", __version__, workdir.path)
         measured = _measure_distances(run)
         net = _learn_distance(run, measured)
@@ -84,23 +80,6 @@ def embed(config: EmbedConfig) -> Path:
         _record(run)
         logger.info("Finished in %.0f s. Results: %s", run.watch.total(), folder.path)
     return folder.path
-
-
-class Stopwatch:
-    """Seconds of wall time per stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        logger.info("%s: %.1f s", name, self.seconds[name])
-
-    def total(self) -> float:
-        return sum(self.seconds.values())
 
 
 @dataclass
@@ -114,7 +93,7 @@ class _Run:
     stream: VolumeStream
     distance: RotationDistance
     watch: Stopwatch
-    history: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    map_history: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -191,31 +170,6 @@ def _max_frequency(config: EmbedConfig, workdir: Workdir, box: int) -> float | N
     if resolution is None:
         return None
     return min(box * _apix_at_box(config, workdir, box) / resolution, box / 2)
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Log to the run's own file as well as to the terminal."""
-    package = logging.getLogger("cryodrgn_metric")
-    style = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
-    handlers: list[logging.Handler] = [
-        logging.StreamHandler(sys.stdout),
-        logging.FileHandler(path, encoding="utf-8"),
-    ]
-    level, propagate = package.level, package.propagate
-    for handler in handlers:
-        handler.setFormatter(style)
-        package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    package.propagate = False  # cryoDRGN's root logger prints to the terminal, too
-    try:
-        yield
-    finally:
-        package.setLevel(level)
-        package.propagate = propagate
-        for handler in handlers:
-            package.removeHandler(handler)
-            handler.close()
 
 
 def _measure_distances(run: _Run) -> _Measured:
@@ -301,7 +255,6 @@ def _learn_distance(run: _Run, measured: _Measured) -> DistanceNet:
             validation=run.landmarks.validation,
         )
     net.save(run.folder.models)
-    run.history["h_psi"] = net.history_
     return net
 
 
@@ -325,7 +278,7 @@ def _learn_map(run: _Run, measured: _Measured, net: DistanceNet) -> np.ndarray:
     with run.watch.stage("f_xi"):
         metric_map.fit(run.workdir.latents, net)
     metric_map.save(run.folder.models)
-    run.history["f_xi"] = metric_map.history_
+    run.map_history = metric_map.history_
     with run.watch.stage("transform"):
         z_metric: np.ndarray = metric_map.transform(run.workdir.latents)
         artifacts.save_pickle(run.folder.z_metric, z_metric)
@@ -397,7 +350,7 @@ def _judge(run: _Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarra
     run.scores = {
         **scores,
         "intervals_95_percent": intervals,
-        "h_psi": {**errors, "learning_curve": run.history["h_psi"]},
+        "h_psi": {**errors, "learning_curve": net.history_},
         "test_landmarks": len(test),
         "median_distance": fidelity.median_distance(truth),
         "rms_volume_norm": float(np.sqrt(np.mean(measured.volume_norms**2))),
@@ -416,34 +369,20 @@ def _draw(
     run: _Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray, clusters: Clusters
 ) -> None:
     """All figures of the run, as PNG."""
-    test = run.landmarks.test
-    rows = run.landmarks.indices[test]
-    truth = measured.pairs.distances[np.ix_(test, test)]
-    upper = np.triu_indices(len(truth), 1)
-    all_pairs = np.triu_indices(len(run.landmarks), 1)
-    predicted = net.predict_matrix(run.landmark_latents[test])
-    angles = rotation_angle(torch.from_numpy(measured.pairs.rotations[all_pairs]))
     with run.watch.stage("figures"):
-        drawn = {
-            "shepard": figures.shepard_figure(
-                {"z": run.workdir.latents[rows], "z'": z_metric[rows]},
-                truth,
-                {"z": run.scores["z"], "z'": run.scores["z_metric"]},
-            ),
-            "h_psi": figures.distance_net_figure(
-                predicted[upper], truth[upper], run.scores["h_psi"]
-            ),
-            "learning_curves": figures.learning_curves_figure(
-                run.history["h_psi"], run.history["f_xi"]
-            ),
-            "rotation_angles": figures.rotation_angles_figure(np.degrees(angles.numpy())),
-            "raw_distance": figures.raw_distance_figure(
-                measured.pairs.raw_distances[all_pairs], measured.pairs.distances[all_pairs]
-            ),
-            **figures.landscape_figures(
-                z_metric, clusters, run.config.seed, run.config.clusters.skip_umap
-            ),
-        }
+        drawn = gallery.held_out_figures(
+            run.workdir.latents[run.landmarks.indices],
+            z_metric[run.landmarks.indices],
+            measured.pairs.distances,
+            run.landmarks.test,
+            net,
+            run.scores,
+        )
+        drawn |= gallery.training_figures(net.history_, run.map_history)
+        drawn |= gallery.rotation_figures(measured.pairs)
+        drawn |= gallery.landscape_figures(
+            z_metric, clusters, run.config.seed, run.config.clusters.skip_umap
+        )
         for name, figure in drawn.items():
             figures.save_figure(run.folder.figure(name), figure)
         artifacts.keep_only(run.folder.figures, [f"{name}.png" for name in drawn])
@@ -452,11 +391,10 @@ def _draw(
 def _record(run: _Run) -> None:
     """fidelity.json, now that all timings are known, and metric_embed.yaml."""
     pairs = len(run.landmarks) * (len(run.landmarks) - 1) // 2
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run.scores |= {
         "timings_in_seconds": run.watch.seconds,
         "pairs_per_second": pairs / max(run.watch.seconds["distances"], 1e-9),
-        "peak_memory_in_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+        "peak_memory_in_bytes": peak_memory_in_bytes(),
     }
     artifacts.save_json(run.folder.fidelity, run.scores)
     inputs = (run.workdir.config_path, run.workdir.z_path, run.workdir.weights_path)

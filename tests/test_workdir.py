@@ -12,11 +12,10 @@ import torch
 import yaml
 
 from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
+from cryodrgn_metric.safe_files import load_checkpoint, load_pickle
 from cryodrgn_metric.workdir import (
     find_input,
-    load_checkpoint,
     load_latents,
-    load_pickle,
     open_workdir,
 )
 

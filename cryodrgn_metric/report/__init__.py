@@ -1,3 +1,3 @@
 """What a run shows: its figures."""
 
-__all__ = ["figures"]
+__all__ = ["figures", "gallery"]

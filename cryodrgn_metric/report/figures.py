@@ -12,16 +12,14 @@ from matplotlib.figure import Figure
 from scipy.spatial.distance import pdist
 
 from cryodrgn_metric.artifacts import atomic_path
-from cryodrgn_metric.clusters import Clusters
-from cryodrgn_metric.fidelity import principal_components, umap_of
 
 __all__ = [
     "coordinates_figure",
     "distance_net_figure",
-    "landscape_figures",
     "learning_curves_figure",
     "raw_distance_figure",
     "rotation_angles_figure",
+    "sampled_rows",
     "save_figure",
     "shepard_figure",
 ]
@@ -150,7 +148,7 @@ def coordinates_figure(
         drawn = axis.hexbin(x, y, gridsize=60, bins="log", mincnt=1, cmap="viridis")
         figure.colorbar(drawn, ax=axis, label="particles")
     else:
-        chosen = _sample(len(points), seed)
+        chosen = sampled_rows(len(points), seed)
         colors = matplotlib.colormaps["tab20"](labels[chosen] % 20)
         size = float(np.clip(2e4 / len(chosen), 0.5, 8))
         axis.scatter(x[chosen], y[chosen], s=size, c=colors, linewidths=0, rasterized=True)
@@ -168,7 +166,8 @@ def _spread(count: int, seed: int) -> FloatArray:
     return np.random.default_rng(seed).uniform(-1, 1, count)
 
 
-def _sample(count: int, seed: int) -> IntArray:
+def sampled_rows(count: int, seed: int) -> IntArray:
+    """At most 50,000 of `count` rows, drawn at random."""
     if count <= MOST_POINTS:
         return np.arange(count)
     return np.random.default_rng(seed).choice(count, MOST_POINTS, replace=False)
@@ -197,34 +196,3 @@ def raw_distance_figure(raw: FloatArray, distances: FloatArray) -> Figure:
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False)
     return figure
-
-
-def landscape_figures(
-    z_metric: FloatArray, clusters: Clusters, seed: int, skip_umap: bool
-) -> dict[str, Figure]:
-    """z' coloured by k-means, its PCA, and its UMAP (of at most 50,000 particles)."""
-    centers = clusters.centers_ind
-    name = "z' {} (units of Δ)"
-    second = name.format(2) if z_metric.shape[1] > 1 else "(spread for view)"
-    drawn = {
-        "z_metric_kmeans": coordinates_figure(
-            z_metric,
-            f"z' of every particle, {len(clusters)} k-means clusters",
-            (name.format(1), second),
-            clusters.labels,
-            centers,
-            seed,
-        )
-    }
-    components, shares = principal_components(z_metric)
-    labels = [f"PC{i + 1} of z' (units of Δ, {100 * s:.0f} %)" for i, s in enumerate(shares)]
-    drawn["z_metric_pca"] = coordinates_figure(
-        components, "PCA of z', density of particles", (labels[0], [*labels, second][1])
-    )
-    if not skip_umap and z_metric.shape[1] > 1:
-        rows = _sample(len(z_metric), seed)
-        points = umap_of(z_metric[rows], 2, seed)
-        drawn["z_metric_umap"] = coordinates_figure(
-            points, "UMAP of z'", ("UMAP 1", "UMAP 2"), clusters.labels[rows]
-        )
-    return drawn

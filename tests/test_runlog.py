@@ -1,0 +1,39 @@
+"""The log goes to file and terminal and leaves logging as it was; stages are timed."""
+
+import logging
+
+import pytest
+
+from cryodrgn_metric.runlog import Stopwatch, logged_to, peak_memory_in_bytes
+
+
+def test_the_log_holds_what_was_said_and_nothing_stays_behind(tmp_path, capsys):
+    package = logging.getLogger("cryodrgn_metric")
+    before = (package.level, package.propagate, list(package.handlers))
+    path = tmp_path / "new folder" / "run.log"
+    with pytest.raises(KeyError), logged_to(path):
+        logging.getLogger("cryodrgn_metric.anything").info("seen %d volumes", 3)
+        raise KeyError
+    assert path.read_text().rstrip().endswith("INFO seen 3 volumes")
+    assert "seen 3 volumes" in capsys.readouterr().out
+    assert (package.level, package.propagate, list(package.handlers)) == before
+
+
+def test_a_second_run_adds_to_the_log(tmp_path):
+    for number in (1, 2):
+        with logged_to(tmp_path / "run.log"):
+            logging.getLogger("cryodrgn_metric").info("run %d", number)
+    assert len((tmp_path / "run.log").read_text().splitlines()) == 2
+
+
+def test_stages_add_up():
+    watch = Stopwatch()
+    for name in ("volumes", "distances", "volumes"):
+        with watch.stage(name):
+            pass
+    assert list(watch.seconds) == ["volumes", "distances"]
+    assert watch.total() == sum(watch.seconds.values()) >= 0
+
+
+def test_peak_memory_is_that_of_a_python_process():
+    assert 1e7 < peak_memory_in_bytes() < 1e12
