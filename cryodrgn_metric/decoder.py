@@ -13,7 +13,6 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cryodrgn_metric.errors import ArgumentError, WorkdirError
+from cryodrgn_metric.runlog import logging_kept
 from cryodrgn_metric.safe_files import load_checkpoint
 from cryodrgn_metric.workdir import Workdir
 
@@ -417,7 +417,7 @@ def _ball(axis: np.ndarray, extent: float) -> np.ndarray:
 
 def _unit_ball(size: int) -> np.ndarray:
     """The same for models without positional encoding, where cryoDRGN zeroes another sphere."""
-    with _logging_kept():
+    with logging_kept():
         from cryodrgn import utils
 
     keep: np.ndarray = utils.zero_sphere(np.ones((size, size, size))) > 0
@@ -469,7 +469,7 @@ def _read_layers(model: torch.nn.Module, dtype: torch.dtype) -> list[_Layer]:
 
 def _load_model(workdir: Workdir) -> torch.nn.Module:
     """cryoDRGN's decoder of a workdir, built by its own loaders and filled by our safe one."""
-    with _logging_kept():
+    with logging_kept():
         from cryodrgn import config as cryodrgn_config
         from cryodrgn import models
     state = load_checkpoint(workdir.weights_path).get("model_state_dict")
@@ -493,22 +493,3 @@ def _load_model(workdir: Workdir) -> torch.nn.Module:
         ) from error
     network: torch.nn.Module = model.decoder if workdir.kind == "train_vae" else model
     return network.requires_grad_(False)
-
-
-@contextmanager
-def _logging_kept() -> Iterator[None]:
-    """Undo what `import cryodrgn` does to logging: it silences every logger made before it.
-
-    Where cryoDRGN has been imported already (its own command line), nothing changes.
-    """
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    known = [item for item in root.manager.loggerDict.values() if isinstance(item, logging.Logger)]
-    disabled = [item.disabled for item in known]
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        root.handlers[:] = handlers
-        for item, was_disabled in zip(known, disabled, strict=True):
-            item.disabled = was_disabled

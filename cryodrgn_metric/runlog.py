@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Stopwatch", "logged_to", "peak_memory_in_bytes"]
+__all__ = ["Stopwatch", "logged_to", "logging_kept", "peak_memory_in_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,9 @@ def logged_to(path: Path) -> Iterator[None]:
         handler.setFormatter(style)
         package.addHandler(handler)
     package.setLevel(logging.INFO)
+    for name, known in list(package.manager.loggerDict.items()):
+        if name.startswith("cryodrgn_metric") and isinstance(known, logging.Logger):
+            known.disabled = False  # whoever imported cryoDRGN after us has silenced them
     package.propagate = False  # cryoDRGN's root logger prints to the terminal, too
     try:
         yield
@@ -65,6 +68,26 @@ def logged_to(path: Path) -> Iterator[None]:
         for handler in handlers:
             package.removeHandler(handler)
             handler.close()
+
+
+@contextmanager
+def logging_kept() -> Iterator[None]:
+    """Undo what `import cryodrgn` does to logging: it silences every logger made before it.
+
+    Every import of cryoDRGN in this package stands inside such a block. Where cryoDRGN has been
+    imported already (its own command line), nothing changes.
+    """
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    known = [item for item in root.manager.loggerDict.values() if isinstance(item, logging.Logger)]
+    disabled = [item.disabled for item in known]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+        for item, was_disabled in zip(known, disabled, strict=True):
+            item.disabled = was_disabled
 
 
 def peak_memory_in_bytes() -> int:

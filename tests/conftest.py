@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from cryodrgn_metric.artifacts import save_pickle
+from cryodrgn_metric.runlog import logging_kept
 
 matplotlib.use("Agg")
 
@@ -98,19 +99,9 @@ def stack(tmp_path_factory):
 @contextlib.contextmanager
 def quiet():
     """Keep cryoDRGN's output and warnings out of the tests, and its hands off our loggers."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    known = [item for item in root.manager.loggerDict.values() if isinstance(item, logging.Logger)]
-    disabled = [item.disabled for item in known]
-    with contextlib.redirect_stdout(None), warnings.catch_warnings():
+    with contextlib.redirect_stdout(None), warnings.catch_warnings(), logging_kept():
         warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            root.setLevel(level)
-            root.handlers[:] = handlers
-            for item, was_disabled in zip(known, disabled, strict=True):
-                item.disabled = was_disabled
+        yield
 
 
 def run_cryodrgn(command, *arguments):

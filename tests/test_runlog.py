@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from cryodrgn_metric.runlog import Stopwatch, logged_to, peak_memory_in_bytes
+from cryodrgn_metric.runlog import Stopwatch, logged_to, logging_kept, peak_memory_in_bytes
 
 
 def test_the_log_holds_what_was_said_and_nothing_stays_behind(tmp_path, capsys):
@@ -37,3 +37,15 @@ def test_stages_add_up():
 
 def test_peak_memory_is_that_of_a_python_process():
     assert 1e7 < peak_memory_in_bytes() < 1e12
+
+
+def test_importing_cryodrgn_does_not_silence_us(tmp_path):
+    """cryoDRGN disables all loggers made before its import; here, as its dictConfig does."""
+    logger = logging.getLogger("cryodrgn_metric.somewhere")
+    with logging_kept():
+        logger.disabled = True
+    assert not logger.disabled
+    logger.disabled = True
+    with logged_to(tmp_path / "run.log"):
+        logger.info("still heard")
+    assert "still heard" in (tmp_path / "run.log").read_text()

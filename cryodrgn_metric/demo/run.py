@@ -24,7 +24,7 @@ from cryodrgn_metric.workdir import load_latents, open_workdir
 
 __all__ = ["OPTIONS", "DemoScores", "report", "run_demo", "score_embedding"]
 
-OPTIONS = ("--landmarks", "400", "--dim", "2", "--threads", "1")
+OPTIONS = ("--landmarks", "400", "--dim", "2")
 _MARKER = ".cryodrgn_metric_demo"
 _SHIPPED = "data/workdir"
 _TITLES = {

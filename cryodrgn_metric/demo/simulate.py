@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_metric.demo import molecule
+from cryodrgn_metric.runlog import logging_kept
 
 __all__ = [
     "APIX_IN_ANGSTROMS",
@@ -123,7 +124,8 @@ def _clean_image(
 
 
 def _ctf(parameters: NDArray[np.float32]) -> Array:
-    from cryodrgn.ctf import compute_ctf  # imported late: cryodrgn takes seconds to import
+    with logging_kept():  # and imported late: cryodrgn takes seconds to import
+        from cryodrgn.ctf import compute_ctf
 
     frequency = np.fft.fftfreq(molecule.BOX) / APIX_IN_ANGSTROMS
     grid = np.stack(np.meshgrid(frequency, frequency), -1).reshape(-1, 2)

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryodrgn_metric.runlog import logging_kept
+
 __all__ = ["COMMANDS", "forget_folder", "train"]
 
 _SHARED = (
@@ -29,7 +31,8 @@ COMMANDS = (
 
 def train(workdir: str | Path, commands: Sequence[str] = COMMANDS) -> None:
     """Run the commands in `workdir`, which holds the particles and becomes the trained workdir."""
-    from cryodrgn.commands import train_dec  # imported late: it imports all of cryodrgn
+    with logging_kept():  # and imported late: it imports all of cryodrgn
+        from cryodrgn.commands import train_dec
 
     folder = Path(workdir).resolve()
     for command in commands:

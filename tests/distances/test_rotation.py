@@ -57,17 +57,21 @@ def test_distance_to_itself_is_zero(dtype):
 def sharp_map(rotation):
     """Atoms of sigma 0.7 cut at the Nyquist shell (9 % left there), within 0.8 of the window.
 
-    They are summed in Fourier space on a grid of 1.5 times the box, so that the tails of the
+    They are summed in Fourier space on a grid of twice the box, so that the tails of the
     periodic images, which don't turn, stay far from the window.
     """
     atoms = np.random.default_rng(8).normal(size=(150, 3))
     atoms *= (0.8 * 0.85 * 32) / np.linalg.norm(atoms, axis=1).max()
-    k = np.fft.fftfreq(96)
-    z, y, x = (np.exp(-2j * np.pi * np.outer(k, (atoms @ rotation.T)[:, i])) for i in (2, 1, 0))
+    k, half = np.fft.fftfreq(128), np.fft.rfftfreq(128)
+    turned_atoms = atoms @ rotation.T
+    z, y, x = (
+        np.exp(-2j * np.pi * np.outer(axis, turned_atoms[:, i]))
+        for i, axis in ((2, k), (1, k), (0, half))
+    )
     spectrum = np.einsum("za,ya,xa->zyx", z, y, x, optimize=True)
-    squared = k[:, None, None] ** 2 + k[:, None] ** 2 + k**2
+    squared = k[:, None, None] ** 2 + k[:, None] ** 2 + half**2
     spectrum *= np.where(squared < 0.25, np.exp(-2 * (np.pi * 0.7) ** 2 * squared), 0.0)
-    return np.fft.fftshift(np.fft.ifftn(spectrum).real)[16:80, 16:80, 16:80]
+    return np.fft.fftshift(np.fft.irfftn(spectrum, (128, 128, 128), (0, 1, 2)))[32:96, 32:96, 32:96]
 
 
 def smooth_map(rotation):
