@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import platform
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,7 @@ def _record(run: _Run) -> None:
             "threads": torch.get_num_threads(),
             "versions": {
                 "python": platform.python_version(),
+                "cryodrgn": metadata.version("cryodrgn"),
                 "torch": torch.__version__,
                 "numpy": np.__version__,
             },
