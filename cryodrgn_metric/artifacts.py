@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from cryodrgn_metric.errors import ArgumentError
+
 __all__ = [
     "MetricFolder",
     "atomic_path",
@@ -68,6 +70,23 @@ class MetricFolder:
     def beside(cls, workdir: Path, epoch: int | None) -> MetricFolder:
         """The default folder of a workdir: a sibling of analyze.N and landscape.N."""
         return cls(workdir / f"metric_embed{_suffix(epoch)}", epoch)
+
+    def require_ours(self) -> None:
+        """Refuse a folder in which something of the user's could be lost.
+
+        Raises:
+            ArgumentError: It is not empty and was not made by an earlier run.
+        """
+        ours = self.parameters.exists() or self.log.exists()
+        if (
+            self.path.exists()
+            and not ours
+            and (not self.path.is_dir() or any(self.path.iterdir()))
+        ):
+            raise ArgumentError(
+                f"{self.path} is not empty and was not made by metric_embed; nothing was written. "
+                "Name a new folder with -o."
+            )
 
     @property
     def parameters(self) -> Path:

@@ -24,7 +24,7 @@ class Clusters:
 
     Arguments:
         labels: The cluster of each particle, from 0, as in ``labels.pkl``. :math:`(N,)` int32
-        centers: z' of the representatives, as in ``centers.txt``. :math:`(K, d')` float32
+        centers: z' of the representatives; ``centers.txt`` holds their z. :math:`(K, d')` float32
         centers_ind: Particle numbers of the representatives, each once, as in
             ``centers_ind.txt``. :math:`(K,)` int64
     """

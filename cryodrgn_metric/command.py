@@ -12,7 +12,7 @@ $ cryodrgn metric_embed my_workdir --epoch 25 --dim 4 --landmarks 1000
 $ cryodrgn metric_embed my_workdir -d 32 --landmarks 150 --skip-umap
 
 # Compare the density within a mask, at 8 Angstroms
-$ cryodrgn metric_embed my_workdir --mask mask.mrc --low-pass 8
+$ cryodrgn metric_embed my_workdir -d 128 --mask mask_128.mrc --low-pass 8
 
 See also
 --------
@@ -109,7 +109,7 @@ def _add_landmark_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--ind",
         type=os.path.abspath,
-        help="Pickle of the indices of the particles that may be landmarks (default: all)",
+        help="Pickle of the particles that may be landmarks: rows of z, or a mask (default: all)",
     )
 
 
@@ -153,7 +153,8 @@ def _add_volume_args(group: argparse._ArgumentGroup) -> None:
         "-d",
         "--downsample",
         type=int,
-        help="Box size to decode at, in pixels (default: 64, or the model's where smaller)",
+        help="Box size to compare and write volumes at, in pixels\n"
+        "(default: compare at 64, or the model's where smaller; write at the model's)",
     )
     group.add_argument(
         "--low-pass", type=float, help="Low-pass filter resolution in Angstroms (default: none)"
@@ -161,8 +162,9 @@ def _add_volume_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--mask",
         metavar="{sphere,FILE.mrc}",
+        type=_mask,
         default=VolumeConfig.mask,
-        help="Density to compare: within a soft sphere, or a mask file as well\n"
+        help="Density to compare: within a soft sphere, or a mask file (of box -d) as well\n"
         "(default: %(default)s)",
     )
     group.add_argument(
@@ -172,14 +174,19 @@ def _add_volume_args(group: argparse._ArgumentGroup) -> None:
         help="Where the soft sphere starts to fall off, as a fraction of half the box\n"
         "(default: %(default)s)",
     )
-
-
-def _add_output_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--Apix",
         type=float,
-        help="Pixel size in Angstroms (default is to infer from ctf.pkl file else 1)",
+        help="Pixel size of the model's box in Angstroms, for --low-pass and written volumes\n"
+        "(default is to infer from ctf.pkl file else 1)",
     )
+
+
+def _mask(text: str) -> str:
+    return text if text == "sphere" else os.path.abspath(text)
+
+
+def _add_output_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--flip", action="store_true", help="Flip handedness of output volumes and rotations"
     )

@@ -39,7 +39,7 @@ class LandmarkConfig:
     candidates_file: str | None = None  # --ind: a pickle of particle indices
 
     def __post_init__(self) -> None:
-        _require(self.count >= 3, f"--landmarks must be at least 3; got {self.count}.")
+        _require(self.count >= 10, f"--landmarks must be at least 10; got {self.count}.")
         _require(
             self.sampling in SAMPLINGS,
             f"--sampling must be one of {', '.join(SAMPLINGS)}; got {self.sampling!r}.",

@@ -345,9 +345,11 @@ class Decoder:
 
     def _points(self, side: int, max_frequency: float | None, turned: bool) -> _Points:
         key = (side, float("inf") if max_frequency is None else float(max_frequency), turned)
-        if key not in self._points_cache:
-            self._points_cache = {key: self._lay_out_points(*key)}  # of the last box only
-        return self._points_cache[key]
+        points = self._points_cache.get(key)
+        if points is None:
+            points = self._lay_out_points(*key)
+            self._points_cache = {key: points}  # of the last box only; other threads may look
+        return points
 
     def _lay_out_points(self, side: int, max_frequency: float, turned: bool) -> _Points:
         extent = self.extent * side / self.box_size

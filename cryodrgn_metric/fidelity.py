@@ -174,7 +174,7 @@ def subsampling_interval(
             "expected count >= 3, repeats >= 1 and 0 < coverage < 1; "
             f"got {count}, {repeats}, {coverage}."
         )
-    size = max(2, round(SUBSAMPLE_FRACTION * count))
+    size = max(3, round(SUBSAMPLE_FRACTION * count))
     rng = np.random.default_rng(seed)
     full = statistic(np.arange(count))
     draws = [statistic(np.sort(rng.permutation(count)[:size])) for _ in range(repeats)]

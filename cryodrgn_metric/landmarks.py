@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from cryodrgn_metric.config import LandmarkConfig
 from cryodrgn_metric.errors import ArgumentError
 
-__all__ = ["Landmarks", "choose_landmarks", "nearest_unused"]
+__all__ = ["Landmarks", "candidate_pool", "choose_landmarks", "nearest_unused"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ BoolArray = npt.NDArray[np.bool_]
 MOST_FITTED = 100_000  # particles that k-means sees
 TEST_FRACTION = 0.2
 FEWEST_TEST = 20
+FEWEST_LANDMARKS = 10  # below that, too few are left to test, to stop and to train
 VALIDATION_FRACTION = 0.1
 
 
@@ -103,7 +104,7 @@ def choose_landmarks(
 
     Raises:
         ArgumentError: If latents are not a finite (N, d) array, or candidates are out of range
-            or fewer than 3.
+            or fewer than 10.
 
     References:
         | Farthest-point sampling (Gonzalez, 1985), doi:10.1016/0304-3975(85)90224-5
@@ -116,7 +117,7 @@ def choose_landmarks(
         (100, 20, 8, 72)
     """
     z = _checked_latents(latents)
-    pool = _checked_candidates(candidates, len(z))
+    pool = candidate_pool(candidates, len(z))
     count = min(config.count, len(pool))
     if count < config.count:
         logger.warning("only %d candidate particles for %d landmarks", count, config.count)
@@ -223,13 +224,37 @@ def _checked_latents(latents: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return z
 
 
-def _checked_candidates(candidates: npt.ArrayLike | None, count: int) -> IntArray:
+def _as_indices(candidates: npt.ArrayLike, count: int) -> IntArray:
+    """Particle numbers, also from a mask of all particles."""
+    values = np.asarray(candidates)
+    if values.dtype == bool and values.shape == (count,):
+        return np.flatnonzero(values)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise ArgumentError(
+            f"--ind must hold particle numbers (rows of z), or a mask of all {count} particles; "
+            f"got {values.dtype} of shape {values.shape}."
+        )
+    return values.astype(np.int64)
+
+
+def candidate_pool(candidates: npt.ArrayLike | None, count: int) -> IntArray:
+    """Sorted numbers of the particles that may be landmarks.
+
+    Arguments:
+        candidates: Particle numbers (rows of z), or a mask of all particles; None: all.
+        count: The number of particles.
+
+    Raises:
+        ArgumentError: Not numbers of particles, out of range, or fewer than 10.
+    """
     if candidates is None:
         pool: IntArray = np.arange(count, dtype=np.int64)
     else:
-        pool = np.unique(np.asarray(candidates, dtype=np.int64))
-    if len(pool) < 3:
-        raise ArgumentError(f"expected at least 3 candidate particles; got {len(pool)}.")
+        pool = np.unique(_as_indices(candidates, count))
+    if len(pool) < FEWEST_LANDMARKS:
+        raise ArgumentError(
+            f"expected at least {FEWEST_LANDMARKS} candidates for landmarks; got {len(pool)}."
+        )
     if pool[0] < 0 or pool[-1] >= count:
         raise ArgumentError(
             f"candidates must lie in 0..{count - 1}, the particles; "

@@ -333,7 +333,7 @@ def _points_for(pairs: int) -> int:
 
 
 def _batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
-    """Distinct particles for each step; every particle comes before any comes again."""
+    """Distinct particles for each step, from one shuffle of all after another."""
     generator = torch.Generator().manual_seed(seed)
     size = min(size, count)
     while True:

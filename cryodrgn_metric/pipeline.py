@@ -31,14 +31,14 @@ from cryodrgn_metric.distances.streaming import (
     mask_anisotropy,
     stream_features,
 )
-from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
+from cryodrgn_metric.errors import ArgumentError, VolumeError
+from cryodrgn_metric.landmarks import Landmarks, candidate_pool, choose_landmarks
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.report import figures, gallery
-from cryodrgn_metric.runlog import Stopwatch, logged_to, peak_memory_in_bytes
+from cryodrgn_metric.runlog import Stopwatch, logged, peak_memory_in_bytes
 from cryodrgn_metric.safe_files import load_pickle
 from cryodrgn_metric.so3.conventions import mirrored, spherical_window
-from cryodrgn_metric.threads import one_thread
+from cryodrgn_metric.threads import limited_to, one_thread
 from cryodrgn_metric.volumes import read_mask, write_cluster_volumes
 from cryodrgn_metric.workdir import Workdir, open_workdir
 
@@ -67,20 +67,20 @@ def embed(config: EmbedConfig) -> Path:
         >>> embed(EmbedConfig("00_vae128", epoch=49)).name  # doctest: +SKIP
         'metric_embed.49'
     """
-    workdir = open_workdir(config.workdir, config.epoch)
-    folder = MetricFolder(Path(config.outdir or workdir.outdir), workdir.epoch)
-    run = _prepare(config, workdir, folder)
-    with logged_to(folder.log):
-        logger.info("cryodrgn_metric %s: %s", __version__, workdir.path)
-        measured = _measure_distances(run)
+    with limited_to(config.threads), logged() as log:
+        run = _prepare(config)
+        log.write_to(run.folder.log)
+        logger.info("cryodrgn_metric %s: %s", __version__, run.workdir.path)
+        landmarks = _choose_landmarks(run)
+        measured = _measure_distances(run, landmarks)
         net = _learn_distance(run, measured)
         z_metric = _learn_map(run, measured, net)
         clusters = _cluster(run, z_metric, measured)
         _judge(run, measured, net, z_metric)
         _draw(run, measured, net, z_metric, clusters)
-        _record(run)
-        logger.info("Finished in %.0f s. Results: %s", run.watch.total(), folder.path)
-    return folder.path
+        _record(run, measured)
+        logger.info("Finished in %.0f s. Results: %s", run.watch.total(), run.folder.path)
+    return run.folder.path
 
 
 @dataclass
@@ -90,22 +90,20 @@ class _Run:
     config: EmbedConfig
     workdir: Workdir
     folder: MetricFolder
-    landmarks: Landmarks
+    pool: np.ndarray  # particles that may be landmarks
     stream: VolumeStream
     distance: RotationDistance
-    watch: Stopwatch
+    watch: Stopwatch = field(default_factory=Stopwatch)
     map_history: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def landmark_latents(self) -> np.ndarray:
-        return self.workdir.latents[self.landmarks.indices]
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Delta among landmarks, and the features its medoid needs later."""
+    """The landmarks, Delta among them, and what the medoid's frame needs later."""
 
+    landmarks: Landmarks
+    latents: np.ndarray
     pairs: PairwiseDistances
     features: torch.Tensor
     volume_norms: np.ndarray
@@ -116,21 +114,20 @@ class _Measured:
         return int(self.pairs.distances.sum(axis=1).argmin())
 
 
-def _prepare(config: EmbedConfig, workdir: Workdir, folder: MetricFolder) -> _Run:
-    """Everything that can be refused is refused here, before anything is computed."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    candidates = None
-    if config.landmarks.candidates_file is not None:
-        candidates = np.asarray(load_pickle(config.landmarks.candidates_file))
-    watch = Stopwatch()
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with watch.stage("landmarks"):
-        landmarks = choose_landmarks(workdir.latents, config.landmarks, config.seed, candidates)
-    if config.metric_map.dimension > len(landmarks) - 1:
+def _prepare(config: EmbedConfig) -> _Run:
+    """Everything that can be refused is refused here, before anything is computed or written."""
+    workdir = open_workdir(config.workdir, config.epoch)
+    folder = MetricFolder(Path(config.outdir or workdir.outdir), workdir.epoch)
+    folder.require_ours()
+    candidates = config.landmarks.candidates_file
+    pool = candidate_pool(
+        None if candidates is None else np.asarray(load_pickle(candidates)), len(workdir.latents)
+    )
+    most = min(config.landmarks.count, len(pool)) - 1
+    if config.metric_map.dimension > most:
         raise ArgumentError(
             f"--dim {config.metric_map.dimension} needs more landmarks than that; there are "
-            f"{len(landmarks)}. Type --dim {len(landmarks) - 1} or less, or raise --landmarks."
+            f"{most + 1}. Type --dim {most} or less, or raise --landmarks."
         )
     stream = _volume_stream(config, workdir)
     distance = RotationDistance(
@@ -142,7 +139,7 @@ def _prepare(config: EmbedConfig, workdir: Workdir, folder: MetricFolder) -> _Ru
         device=stream.decoder.device,
         progress=True,
     )
-    return _Run(config, workdir, folder, landmarks, stream, distance, watch)
+    return _Run(config, workdir, folder, pool, stream, distance)
 
 
 def _volume_stream(config: EmbedConfig, workdir: Workdir) -> VolumeStream:
@@ -156,6 +153,11 @@ def _volume_stream(config: EmbedConfig, workdir: Workdir) -> VolumeStream:
     window = spherical_window(box, options.mask_radius)
     if options.mask != "sphere":
         window = window * torch.from_numpy(read_mask(options.mask, box))
+        if float(window.sum()) < 1:
+            raise VolumeError(
+                f"--mask {options.mask} leaves nothing within the soft sphere of --mask-radius "
+                f"{options.mask_radius}. Centre the mask on the box."
+            )
     decoder = Decoder.from_workdir(workdir, device=config.device)
     return VolumeStream(decoder, box, window, _max_frequency(config, workdir, box))
 
@@ -166,27 +168,35 @@ def _apix_at_box(config: EmbedConfig, workdir: Workdir, box: int) -> float:
 
 
 def _max_frequency(config: EmbedConfig, workdir: Workdir, box: int) -> float | None:
-    """--low-pass in Å as a radius in the Fourier box: n · apix / resolution, Nyquist at most."""
+    """--low-pass in Å as a radius in the Fourier box: n · apix / resolution."""
     resolution = config.volumes.low_pass_in_angstroms
     if resolution is None:
         return None
-    return min(box * _apix_at_box(config, workdir, box) / resolution, box / 2)
+    return box * _apix_at_box(config, workdir, box) / resolution
 
 
-def _measure_distances(run: _Run) -> _Measured:
+def _choose_landmarks(run: _Run) -> Landmarks:
+    """A random test set, and a sketch of the latent space to learn from."""
+    with run.watch.stage("landmarks"):
+        return choose_landmarks(
+            run.workdir.latents, run.config.landmarks, run.config.seed, run.pool
+        )
+
+
+def _measure_distances(run: _Run, landmarks: Landmarks) -> _Measured:
     """Decode the landmarks and compare all pairs of them."""
-    latents = run.landmark_latents
+    latents = run.workdir.latents[landmarks.indices]
     _announce(run, len(latents))
     with run.watch.stage("volumes"):
-        calibrate(run.stream, latents[run.landmarks.train], run.distance)
+        calibrate(run.stream, latents[landmarks.train], run.distance)
         features = stream_features(run.stream, latents, run.distance)
     is_train = np.zeros(len(latents), dtype=bool)
-    is_train[run.landmarks.train] = True
+    is_train[landmarks.train] = True
     with run.watch.stage("distances"):
         found = run.distance.pairwise(features, fit_on=torch.from_numpy(is_train))
     pairs = PairwiseDistances(**{name: value.numpy() for name, value in vars(found).items()})
     norms = features.square().sum(dim=(0, 1)).sqrt().cpu().numpy()
-    measured = _Measured(pairs, features, norms)
+    measured = _Measured(landmarks, latents, pairs, features, norms)
     _save_distances(run, measured)
     if run.config.volumes.mask != "sphere":
         _warn_of_mask(run, measured)
@@ -200,7 +210,7 @@ def _announce(run: _Run, count: int) -> None:
     with one_thread():
         seconds = decoder.estimate_seconds(run.stream.box, count, run.stream.max_frequency)
     box = run.stream.box
-    text = f"Decoding {count} volumes of {box}^3 will take about {seconds / threads:.0f} s."
+    text = f"Decoding {count} landmarks at {box}^3 will take about {seconds / threads:.0f} s."
     if decoder.device.type == "cpu":
         logger.warning("NO GPU IS USED. %s", text)
     else:
@@ -212,9 +222,9 @@ def _save_distances(run: _Run, measured: _Measured) -> None:
     rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
     artifacts.save_npz(
         run.folder.distances,
-        landmark_indices=run.landmarks.indices,
-        is_test=run.landmarks.is_test,
-        is_validation=run.landmarks.is_validation,
+        landmark_indices=measured.landmarks.indices,
+        is_test=measured.landmarks.is_test,
+        is_validation=measured.landmarks.is_validation,
         distances=pairs.distances,
         raw_distances=pairs.raw_distances,
         second_peak_gaps=pairs.second_peak_gaps,
@@ -224,9 +234,7 @@ def _save_distances(run: _Run, measured: _Measured) -> None:
 
 
 def _warn_of_mask(run: _Run, measured: _Measured) -> None:
-    added = mask_anisotropy(
-        run.stream, run.landmark_latents, measured.pairs.rotations, run.distance
-    )
+    added = mask_anisotropy(run.stream, measured.latents, measured.pairs.rotations, run.distance)
     share = added / max(fidelity.median_distance(measured.pairs.distances), 1e-30)
     logger.info("The mask adds %.1f %% of the median Delta to a pure rotation.", 100 * share)
     if share > MASK_WARNING:
@@ -250,10 +258,10 @@ def _learn_distance(run: _Run, measured: _Measured) -> DistanceNet:
     )
     with run.watch.stage("h_psi"):
         net.fit(
-            run.landmark_latents,
+            measured.latents,
             measured.pairs.distances,
-            train=run.landmarks.train,
-            validation=run.landmarks.validation,
+            train=measured.landmarks.train,
+            validation=measured.landmarks.validation,
         )
     net.save(run.folder.models)
     return net
@@ -262,7 +270,7 @@ def _learn_distance(run: _Run, measured: _Measured) -> DistanceNet:
 def _learn_map(run: _Run, measured: _Measured, net: DistanceNet) -> np.ndarray:
     """Eq. 8 or 9: f_xi from random pairs of all particles; then z' of every particle."""
     options = run.config.metric_map
-    rows = run.landmarks.train
+    rows = measured.landmarks.train
     typical = fidelity.median_distance(measured.pairs.distances[np.ix_(rows, rows)])
     metric_map = MetricMap(
         n_components=options.dimension,
@@ -332,25 +340,25 @@ def _write_representatives(run: _Run, latents: np.ndarray, measured: _Measured) 
 
 def _judge(run: _Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray) -> None:
     """fidelity.json: every space, and h_psi, on pairs of test landmarks."""
-    test = run.landmarks.test
+    test = measured.landmarks.test
     truth = measured.pairs.distances[np.ix_(test, test)]
     with run.watch.stage("fidelity"):
         spaces = fidelity.reference_spaces(
             run.workdir.latents,
-            run.landmarks.indices[test],
+            measured.landmarks.indices[test],
             run.config.metric_map.dimension,
             run.config.seed,
             run.config.clusters.skip_umap,
         )
-        spaces["z_metric"] = z_metric[run.landmarks.indices[test]]
+        spaces["z_metric"] = z_metric[measured.landmarks.indices[test]]
         scores = {name: fidelity.fidelity_of(points, truth) for name, points in spaces.items()}
         intervals = fidelity.intervals_of(spaces, truth, run.config.seed)
-        predicted = net.predict_matrix(run.landmark_latents[test])
+        predicted = net.predict_matrix(measured.latents[test])
         upper = np.triu_indices(len(test), 1)
         errors = fidelity.distance_errors(predicted[upper], truth[upper])
     run.scores = {
         **scores,
-        "intervals_95_percent": intervals,
+        "subsampling_intervals": intervals,
         "h_psi": {**errors, "learning_curve": net.history_},
         "test_landmarks": len(test),
         "median_distance": fidelity.median_distance(truth),
@@ -372,10 +380,10 @@ def _draw(
     """All figures of the run, as PNG."""
     with run.watch.stage("figures"):
         drawn = gallery.held_out_figures(
-            run.workdir.latents[run.landmarks.indices],
-            z_metric[run.landmarks.indices],
+            run.workdir.latents[measured.landmarks.indices],
+            z_metric[measured.landmarks.indices],
             measured.pairs.distances,
-            run.landmarks.test,
+            measured.landmarks.test,
             net,
             run.scores,
         )
@@ -389,16 +397,17 @@ def _draw(
         artifacts.keep_only(run.folder.figures, [f"{name}.png" for name in drawn])
 
 
-def _record(run: _Run) -> None:
+def _record(run: _Run, measured: _Measured) -> None:
     """fidelity.json, now that all timings are known, and metric_embed.yaml."""
-    pairs = len(run.landmarks) * (len(run.landmarks) - 1) // 2
+    pairs = len(measured.landmarks) * (len(measured.landmarks) - 1) // 2
     run.scores |= {
         "timings_in_seconds": run.watch.seconds,
         "pairs_per_second": pairs / max(run.watch.seconds["distances"], 1e-9),
         "peak_memory_in_bytes": peak_memory_in_bytes(),
     }
     artifacts.save_json(run.folder.fidelity, run.scores)
-    inputs = (run.workdir.config_path, run.workdir.z_path, run.workdir.weights_path)
+    inputs = [run.workdir.config_path, run.workdir.z_path, run.workdir.weights_path]
+    inputs += [Path(name) for name in _optional_inputs(run.config)]
     artifacts.save_yaml(
         run.folder.parameters,
         {
@@ -420,3 +429,9 @@ def _record(run: _Run) -> None:
             "sha256": {path.name: artifacts.sha256_of(path) for path in inputs},
         },
     )
+
+
+def _optional_inputs(config: EmbedConfig) -> list[str]:
+    mask = [] if config.volumes.mask == "sphere" else [config.volumes.mask]
+    candidates = config.landmarks.candidates_file
+    return mask if candidates is None else [*mask, candidates]

@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
-__all__ = ["Stopwatch", "logged_to", "logging_kept", "peak_memory_in_bytes"]
+__all__ = ["RunLog", "Stopwatch", "logged", "logging_kept", "peak_memory_in_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,33 +42,60 @@ class Stopwatch:
         return sum(self.seconds.values())
 
 
+class RunLog:
+    """The package's log, on the terminal at once and in a file as soon as there is one.
+
+    What is said before `write_to` is kept for the file, so that a run that is refused leaves none.
+    """
+
+    def __init__(self) -> None:
+        style = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+        self._terminal = logging.StreamHandler(sys.stdout)
+        self._file = MemoryHandler(capacity=1 << 20, flushLevel=logging.CRITICAL + 1)
+        self._style = style
+        self._terminal.setFormatter(style)
+        self.handlers: tuple[logging.Handler, ...] = (self._terminal, self._file)
+
+    def write_to(self, path: Path) -> None:
+        """Open the file, and write what was said so far and whatever follows."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = logging.FileHandler(path, encoding="utf-8")
+        target.setFormatter(self._style)
+        self._file.setTarget(target)
+        self._file.capacity = 1
+        self._file.flush()
+
+    def close(self) -> None:
+        target = self._file.target
+        self._file.close()
+        if target is not None:
+            target.close()
+
+
 @contextmanager
-def logged_to(path: Path) -> Iterator[None]:
-    """Log the package to a file as well as to the terminal."""
+def logged() -> Iterator[RunLog]:
+    """Log the package to the terminal, and to a file once the block calls `write_to`."""
     package = logging.getLogger("cryodrgn_metric")
-    style = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [
-        logging.StreamHandler(sys.stdout),
-        logging.FileHandler(path, encoding="utf-8"),
-    ]
+    log = RunLog()
     level, propagate = package.level, package.propagate
-    for handler in handlers:
-        handler.setFormatter(style)
-        package.addHandler(handler)
-    package.setLevel(logging.INFO)
     for name, known in list(package.manager.loggerDict.items()):
         if name.startswith("cryodrgn_metric") and isinstance(known, logging.Logger):
             known.disabled = False  # whoever imported cryoDRGN after us has silenced them
+    for handler in log.handlers:
+        package.addHandler(handler)
+    package.setLevel(logging.INFO)
     package.propagate = False  # cryoDRGN's root logger prints to the terminal, too
     try:
-        yield
+        yield log
+    except BaseException as error:
+        package.error("Stopped by %s: %s", type(error).__name__, error)
+        raise
     finally:
         package.setLevel(level)
         package.propagate = propagate
-        for handler in handlers:
+        for handler in log.handlers:
             package.removeHandler(handler)
-            handler.close()
+        log.close()
 
 
 @contextmanager

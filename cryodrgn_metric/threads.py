@@ -15,22 +15,38 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
-__all__ = ["map_in_threads", "one_thread"]
+__all__ = ["limited_to", "map_in_threads", "one_thread"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @contextmanager
+def limited_to(threads: int | None) -> Iterator[None]:
+    """Let torch and the libraries below numpy use `threads` inside the block; None: no change."""
+    if threads is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch work with one thread inside the block; outside, as many as before."""
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def map_in_threads(

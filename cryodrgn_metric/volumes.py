@@ -98,7 +98,7 @@ def read_mask(path: str | os.PathLike[str], box: int) -> np.ndarray:
     if values.shape != (box, box, box):
         raise VolumeError(
             f"--mask {path}: expected {(box, box, box)} voxels, the box of the decoded volumes "
-            f"(-d); got {values.shape}. Resample the mask, or choose -d {values.shape[-1:]}."
+            f"(-d); got {values.shape}. Resample the mask, or compare at its box with -d."
         )
     _require_mask(values, path)
     return values.clip(0.0, 1.0)

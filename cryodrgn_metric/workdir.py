@@ -69,6 +69,11 @@ class Workdir:
         """Where results go unless -o says otherwise: metric_embed.N, or metric_embed."""
         return MetricFolder.beside(self.path, self.epoch).path
 
+    @property
+    def apix(self) -> float:
+        """`apix_in_angstroms`, by the name that cryoDRGN uses."""
+        return self.apix_in_angstroms
+
     def apix_at_box(self, box: int) -> float:
         """The size in Å of a voxel of V(z) decoded at `box`: apix * box_size / box."""
         return self.apix_in_angstroms * self.box_size / box

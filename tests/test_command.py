@@ -71,7 +71,7 @@ class TestConfig:
             device="cpu",
             threads=2,
             landmarks=LandmarkConfig(60, "farthest", os.path.abspath("i.pkl")),
-            volumes=VolumeConfig(32, 8.5, 1.3, "m.mrc", 0.7, True, True),
+            volumes=VolumeConfig(32, 8.5, 1.3, os.path.abspath("m.mrc"), 0.7, True, True),
             distances=DistanceConfig("so3", "unit"),
             metric_map=MetricMapConfig(dimension=4, loss="weighted"),
             clusters=ClusterConfig(7, True, True),
@@ -138,7 +138,7 @@ class TestMain:
         with pytest.raises(SystemExit) as stop:
             command.main(parse("w", "--landmarks", "2"))
         assert (stop.value.code, pipeline.configs) == (2, [])
-        assert "--landmarks must be at least 3; got 2." in capsys.readouterr().err
+        assert "--landmarks must be at least 10; got 2." in capsys.readouterr().err
 
     def test_a_bug_keeps_its_traceback(self, pipeline):
         pipeline.fail = ZeroDivisionError()

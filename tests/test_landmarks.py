@@ -6,7 +6,7 @@ from scipy.spatial.distance import cdist
 
 from cryodrgn_metric.config import LandmarkConfig
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.landmarks import Landmarks, choose_landmarks, nearest_unused
+from cryodrgn_metric.landmarks import Landmarks, candidate_pool, choose_landmarks, nearest_unused
 
 SAMPLINGS = ["kmeans", "random", "farthest"]
 
@@ -55,7 +55,7 @@ def test_only_candidates_are_chosen(sampling: str) -> None:
     assert np.isin(marks.indices, pool).all()
 
 
-@pytest.mark.parametrize("count", [3, 7, 40])
+@pytest.mark.parametrize("count", [10, 17, 40])
 def test_fewer_particles_than_landmarks(count: int, caplog: pytest.LogCaptureFixture) -> None:
     marks = choose_landmarks(latents(count), LandmarkConfig(500), seed=0)
     assert np.array_equal(np.sort(marks.indices), np.arange(count))
@@ -98,3 +98,16 @@ def test_unlike_arguments_are_refused() -> None:
     ]:
         with pytest.raises(ArgumentError):
             Landmarks(*arguments)
+
+
+def test_candidates_may_be_a_mask() -> None:
+    mask = np.zeros(300, dtype=bool)
+    mask[100:160] = True
+    found = choose_landmarks(latents(300), LandmarkConfig(50), seed=0, candidates=mask)
+    assert set(found.indices) <= set(range(100, 160))
+
+
+@pytest.mark.parametrize("candidates", [{"a": 1}, [0.5] * 20, [[1, 2], [3, 4]], [True] * 20])
+def test_what_are_no_particle_numbers_is_refused(candidates: object) -> None:
+    with pytest.raises(ArgumentError, match="--ind must hold"):
+        candidate_pool(candidates, 300)  # type: ignore[arg-type]

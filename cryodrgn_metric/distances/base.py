@@ -55,11 +55,13 @@ class PairwiseDistances:
 class VolumeDistance(Protocol):
     """A distance between volumes, in three steps so that voxels can be streamed.
 
-    `calibrate` looks at a few volumes, `features` is called on batches and keeps what one volume
-    needs (its last axis counts volumes), `pairwise` compares all of them.
+    `calibrate` looks at the `full_features` of a few volumes, `features` is called on batches and
+    keeps what one volume needs (its last axis counts volumes), `pairwise` compares all of them.
     """
 
-    def calibrate(self, volumes: Tensor) -> None: ...
+    def full_features(self, volumes: Tensor) -> Tensor: ...
+
+    def calibrate(self, features: Tensor) -> None: ...
 
     def features(self, volumes: Tensor) -> Tensor: ...
 

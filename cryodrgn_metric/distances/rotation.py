@@ -73,7 +73,7 @@ class RotationDistance:
     Arguments:
         box: n of the volumes, in voxels, even.
         full_box: D, the box whose voxel norm is meant (the model's); n if None.
-        max_frequency: Radius of the Fourier ball, 1/box; the Nyquist n/2 if None.
+        max_frequency: Radius of the Fourier ball, 1/box; n/2 - 1 at most, and if None.
         lmax: Angular band limit; None: found by `calibrate`, so that Delta is converged.
         pairs_per_tile: Pairs worked on at once; bounds the memory.
         unit_norm: Divide each volume by its norm first (contrast drift).
@@ -99,13 +99,16 @@ class RotationDistance:
         self._full_lmax = full_band_limit(self.box, self.max_frequency)
         self._typical_squared: float | None = None
 
-    def calibrate(self, volumes: Tensor) -> None:
-        """Choose lmax and the radial tolerance on a few windowed volumes, at the full band.
+    def calibrate(self, features: Tensor) -> None:
+        """Choose lmax and the radial tolerance on a few volumes, at the full band.
 
         lmax is the smallest degree that holds 99.75 % of Delta for the median pair and 99 % for
         the worst one in a hundred; the radial basis may drop 1e-3 of the median Delta^2.
+
+        Arguments:
+            features: As from `full_features`.
         """
-        features = self._expand(volumes, self._full_lmax)
+        features = self._normalised(features)
         energy = float(features.square().sum(dim=(0, 1)).mean())
         basis = RadialBasis.fit(features, 1e-6 * energy)
         blocks = basis.project(features)
@@ -116,6 +119,10 @@ class RotationDistance:
             energies = torch.stack([b.square().sum(dim=(0, 1)).mean() for b in blocks])
             self.lmax = converged_degree(shares, energies)
         logger.info("Angular band limit lmax = %d of %d.", self.lmax, self._full_lmax)
+
+    def full_features(self, volumes: Tensor) -> Tensor:
+        """Coefficients at the full band limit, for `calibrate`."""
+        return self._expand(volumes, self._full_lmax)
 
     def features(self, volumes: Tensor) -> Tensor:
         """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes."""
@@ -159,13 +166,17 @@ class RotationDistance:
         )
         return torch.cat([expand(batch) for batch in volumes.split(_EXPANSION_BATCH)], dim=2)
 
+    def _normalised(self, features: Tensor) -> Tensor:
+        if not self.unit_norm:
+            return features
+        return features / features.square().sum(dim=(0, 1)).sqrt()
+
     def _compress(self, features: Tensor, fit_on: Tensor | None) -> list[Tensor]:
-        if self.unit_norm:
-            features = features / features.square().sum(dim=(0, 1)).sqrt()
+        features = self._normalised(features)
         sample = features if fit_on is None else features[:, :, fit_on.to(features.device)]
         energy = float(sample.square().sum(dim=(0, 1)).mean())
         # Two dropped parts differ by at most 2 (|a|^2 + |b|^2): a quarter of 1e-3 for each.
-        typical = 0.0 if self.unit_norm else (self._typical_squared or 0.0)
+        typical = self._typical_squared or 0.0
         basis = RadialBasis.fit(sample, max(0.25e-3 * typical, 1e-9 * energy))
         logger.debug("Radial basis: %d numbers a volume.", basis.rank)
         return basis.project(features)
@@ -243,7 +254,7 @@ def pairwise_distances(
         window: Start of the window's fall-off as a fraction of the half box; None: volumes are
             windowed already.
         lmax: Angular band limit; None: chosen so that Delta is converged.
-        max_frequency: In 1/box; None: the Nyquist.
+        max_frequency: In 1/box; None: n/2 - 1.
         pairs_per_tile: Bounds the memory.
         dtype: torch.float32 or torch.float64; None: as the input.
         device: For example "cuda".
@@ -278,7 +289,7 @@ def pairwise_distances(
         progress=progress,
     )
     if len(tensor) > PILOT_COUNT and lmax is None:
-        distance.calibrate(prepared[_spread(len(tensor), PILOT_COUNT)])
+        distance.calibrate(distance.full_features(prepared[_spread(len(tensor), PILOT_COUNT)]))
     result = distance.pairwise(distance.features(prepared))
     if isinstance(volumes, Tensor):
         return result

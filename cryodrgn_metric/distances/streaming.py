@@ -37,7 +37,7 @@ class VolumeStream:
         decoder: Of the workdir.
         box: Voxels along a side.
         window: (box, box, box), the soft sphere times the mask, if there is one.
-        max_frequency: Radius of the Fourier ball in 1/box; None: the Nyquist.
+        max_frequency: Radius of the Fourier ball in 1/box; None: the whole ball.
     """
 
     decoder: Decoder
@@ -59,7 +59,9 @@ class VolumeStream:
 def calibrate(stream: VolumeStream, latents: np.ndarray, distance: RotationDistance) -> None:
     """Let the distance see up to ten volumes, evenly spread over `latents`."""
     chosen = np.unique(np.linspace(0, len(latents) - 1, PILOT_COUNT).round().astype(int))
-    distance.calibrate(stream.volumes(latents[chosen]))
+    pilots = [stream.volumes(latents[row : row + 1]) for row in chosen]
+    distance.calibrate(torch.cat([distance.full_features(pilot) for pilot in pilots], dim=-1))
+    distance.features(pilots[0])  # builds the tables once, before several threads need them
 
 
 def stream_features(
@@ -98,10 +100,9 @@ def mask_anisotropy(
     """
     rows = np.unique(np.linspace(0, len(latents) - 1, _MASK_PROBES).round().astype(int))
     turns = rotations[rows[0], rows].astype(np.float64)
-    still = stream.volumes(latents[rows])
-    moved = stream.volumes(latents[rows], turns)
-    found = [
-        distance.onto(distance.features(a[None]), distance.features(b[None])).distances
-        for a, b in zip(still, moved, strict=True)
-    ]
+    found = []
+    for row, turn in zip(rows, turns, strict=True):
+        still = distance.features(stream.volumes(latents[row : row + 1]))
+        moved = distance.features(stream.volumes(latents[row : row + 1], turn[None]))
+        found.append(distance.onto(still, moved).distances)
     return float(torch.cat(found).median())

@@ -118,7 +118,7 @@ def learning_curves_figure(
     left.set(xlabel="epoch", ylabel="loss, relative error", title="h_ψ")
     left.legend(frameon=False)
     right.semilogy(metric_map["step"], metric_map["loss"], color=_INK)
-    right.set(xlabel="step", ylabel="loss (mean squared relative error)", title="f_ξ")
+    right.set(xlabel="step", ylabel="loss", title="f_ξ")
     return figure
 
 
@@ -133,7 +133,7 @@ def coordinates_figure(
     """Scatter (coloured by cluster) or density of the first two coordinates of all particles.
 
     Arguments:
-        points: (N, d); with d = 1 the particles are spread by rank along y.
+        points: (N, d); with d = 1 the particles are spread at random along y.
         title: Of the figure.
         axis_names: With units.
         labels: Cluster numbers, (N,); None draws the density of particles instead.

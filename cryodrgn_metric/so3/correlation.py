@@ -34,10 +34,10 @@ class Peaks:
 
 
 class CoarseCorrelation:
-    """Correlation over a grid of SO(3) that is exhaustive at degree <= lmax.
+    """Correlation over a grid that covers all of SO(3), at degree <= lmax.
 
-    The grid has 2 lmax + 2 nodes in alpha and gamma and lmax + 1 in beta, spaced as the band limit
-    demands, so no peak of the band-limited correlation is missed between nodes.
+    The grid has 2 lmax + 2 nodes in alpha and gamma and lmax + 1 in beta, the spacing that
+    the band limit demands: a peak lies at most about half a node from where its flank is seen.
 
     Arguments:
         lmax: Coarse angular band limit; 10 to 12 finds the right basin.

@@ -27,9 +27,19 @@ from torch import Tensor
 from cryodrgn_metric.so3.conventions import WINDOW_EDGE
 from cryodrgn_metric.so3.harmonics import degree_slice, gauss_legendre, legendre_table
 
-__all__ = ["RadialBasis", "ShellExpansion", "full_band_limit", "turned_volume"]
+__all__ = ["RadialBasis", "ShellExpansion", "ball_radius", "full_band_limit", "turned_volume"]
 
 _EPSILON = {torch.float32: 1e-6, torch.float64: 1e-13}
+
+
+def ball_radius(box: int, max_frequency: float | None = None) -> float:
+    """Radius of the Fourier ball in which volumes are compared, in 1/box: at most n/2 - 1.
+
+    The outermost shell is left out: there the window's product folds across the Nyquist planes,
+    which lie differently to every orientation.
+    """
+    largest = box / 2 - 1
+    return largest if max_frequency is None else min(max_frequency, largest)
 
 
 def full_band_limit(box: int, max_frequency: float | None = None) -> int:
@@ -37,10 +47,9 @@ def full_band_limit(box: int, max_frequency: float | None = None) -> int:
 
     Arguments:
         box: n, in voxels.
-        max_frequency: k of the outermost shell in 1/box; the Nyquist n/2 if None.
+        max_frequency: As in `ball_radius`.
     """
-    frequency = box / 2 if max_frequency is None else max_frequency
-    return ceil(pi * WINDOW_EDGE * frequency)
+    return ceil(pi * WINDOW_EDGE * ball_radius(box, max_frequency))
 
 
 def _quadrature_size(band: int) -> tuple[int, int]:
@@ -93,7 +102,7 @@ class ShellExpansion:
         box: n of the volumes, in voxels, even.
         lmax: Angular band limit.
         full_box: D, the box whose voxel norm is meant; n if None.
-        max_frequency: Radius of the Fourier ball in 1/box; the Nyquist n/2 if None.
+        max_frequency: As in `ball_radius`.
         dtype: torch.float32 or torch.float64, of the results.
         device: Of the results. The NUFFT itself runs on the CPU.
 
@@ -103,7 +112,7 @@ class ShellExpansion:
     Example:
         >>> expand = ShellExpansion(box=16, lmax=4)
         >>> expand(torch.zeros(2, 16, 16, 16)).shape
-        torch.Size([25, 8, 2])
+        torch.Size([25, 7, 2])
     """
 
     def __init__(
@@ -119,7 +128,7 @@ class ShellExpansion:
         self.box = box
         self.lmax = lmax
         self.full_box = full_box or box
-        self.max_frequency = min(max_frequency or box / 2, box / 2)
+        self.max_frequency = ball_radius(box, max_frequency)
         self.dtype = dtype
         self.device = torch.device(device)
 

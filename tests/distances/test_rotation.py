@@ -71,7 +71,9 @@ def sharp_map(rotation):
     spectrum = np.einsum("za,ya,xa->zyx", z, y, x, optimize=True)
     squared = k[:, None, None] ** 2 + k[:, None] ** 2 + half**2
     spectrum *= np.where(squared < 0.25, np.exp(-2 * (np.pi * 0.7) ** 2 * squared), 0.0)
-    return np.fft.fftshift(np.fft.irfftn(spectrum, (128, 128, 128), (0, 1, 2)))[32:96, 32:96, 32:96]
+    return np.fft.fftshift(np.fft.irfftn(spectrum, (128, 128, 128), (0, 1, 2)))[
+        32:96, 32:96, 32:96
+    ]
 
 
 def smooth_map(rotation):
@@ -90,7 +92,7 @@ def fifty_rotated(make):
 def test_fifty_rotations_at_64_are_recovered(make, dtype):
     rotations, volumes = fifty_rotated(make)
     prepared = windowed(torch.from_numpy(volumes).to(dtype), spherical_window(64))
-    distance = RotationDistance(64, lmax=32, dtype=dtype)
+    distance = RotationDistance(64, dtype=dtype)  # at the full band limit, as `align`
     features = distance.features(prepared)
     found = distance.onto(features[:, :, :1], features[:, :, 1:])
     norm = float(features[:, :, 0].norm())
