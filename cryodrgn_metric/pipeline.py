@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ logger = logging.getLogger("cryodrgn_metric.pipeline")
 
 DEFAULT_BOX = 64
 MASK_WARNING = 0.10  # of the median Delta
+EPSILON = 0.1  # floor of the weights of Eq. 8 and 9, of the median measured Delta
 
 
 def embed(config: EmbedConfig) -> Path:
@@ -247,12 +248,8 @@ def _warn_of_mask(run: _Run, measured: _Measured) -> None:
 
 def _learn_distance(run: _Run, measured: _Measured) -> DistanceNet:
     """Eq. 7: h_psi from the training landmarks, stopped by the validation ones."""
-    options = run.config.distance_net
     net = DistanceNet(
-        width=options.width,
-        depth=options.depth,
-        max_epochs=options.max_epochs,
-        learning_rate=options.learning_rate,
+        **asdict(run.config.distance_net),
         seed=run.config.seed,
         device=str(run.stream.decoder.device),
     )
@@ -269,18 +266,13 @@ def _learn_distance(run: _Run, measured: _Measured) -> DistanceNet:
 
 def _learn_map(run: _Run, measured: _Measured, net: DistanceNet) -> np.ndarray:
     """Eq. 8 or 9: f_xi from random pairs of all particles; then z' of every particle."""
-    options = run.config.metric_map
     rows = measured.landmarks.train
     typical = fidelity.median_distance(measured.pairs.distances[np.ix_(rows, rows)])
+    options = asdict(run.config.metric_map)
     metric_map = MetricMap(
-        n_components=options.dimension,
-        loss=options.loss,
-        width=options.width,
-        depth=options.depth,
-        steps=options.steps,
-        pairs_per_step=options.pairs_per_step,
-        learning_rate=options.learning_rate,
-        epsilon=0.1 * typical,
+        n_components=options.pop("dimension"),
+        **options,
+        epsilon=EPSILON * typical or None,  # all volumes alike: the map chooses its own
         seed=run.config.seed,
         device=str(run.stream.decoder.device),
     )
