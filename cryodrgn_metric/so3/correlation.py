@@ -36,8 +36,8 @@ class Peaks:
 class CoarseCorrelation:
     """Correlation over a grid that covers all of SO(3), at degree <= lmax.
 
-    The grid has 2 lmax + 2 nodes in alpha and gamma and lmax + 1 in beta, the spacing that
-    the band limit demands: a peak lies at most about half a node from where its flank is seen.
+    The grid has 2 lmax + 2 nodes in alpha and gamma and lmax + 1 in beta, Nyquist
+    spacing for the band limit. A peak may lie between nodes: refinement starts from its flank.
 
     Arguments:
         lmax: Coarse angular band limit; 10 to 12 finds the right basin.
