@@ -84,11 +84,13 @@ class DistanceConfig:
     distance: str = "so3"
     scale: str = "none"
     pairs_per_tile: int = 512
+    pairs_per_block: int = 4096  # kept as one file: some seconds of work, and few enough files
 
     def __post_init__(self) -> None:
         _require(self.distance == "so3", f"--distance must be so3; got {self.distance!r}.")
         _require(self.scale in SCALES, f"--scale must be none or unit; got {self.scale!r}.")
-        _require(self.pairs_per_tile > 0, "pairs_per_tile must be positive.")
+        least = min(self.pairs_per_tile, self.pairs_per_block)
+        _require(least > 0, f"pairs per tile and per block must be at least 1; got {least}.")
 
 
 @dataclass(frozen=True)

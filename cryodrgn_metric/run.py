@@ -99,6 +99,7 @@ def prepare(config: EmbedConfig) -> Run:
         full_box=workdir.box_size,
         max_frequency=stream.max_frequency,
         pairs_per_tile=config.distances.pairs_per_tile,
+        pairs_per_block=config.distances.pairs_per_block,
         unit_norm=config.distances.scale == "unit",
         device=stream.decoder.device,
         progress=True,
