@@ -32,7 +32,12 @@ from cryodrgn_metric.distances.streaming import (
     stream_features,
 )
 from cryodrgn_metric.errors import ArgumentError, VolumeError
-from cryodrgn_metric.landmarks import Landmarks, candidate_pool, choose_landmarks
+from cryodrgn_metric.landmarks import (
+    Landmarks,
+    candidate_pool,
+    choose_landmarks,
+    rows_of_particles,
+)
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.report import figures, gallery
 from cryodrgn_metric.runlog import Stopwatch, logged, peak_memory_in_bytes
@@ -91,7 +96,7 @@ class _Run:
     config: EmbedConfig
     workdir: Workdir
     folder: MetricFolder
-    pool: np.ndarray  # particles that may be landmarks
+    pool: np.ndarray  # rows of z that may be landmarks
     stream: VolumeStream
     distance: RotationDistance
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -121,9 +126,10 @@ def _prepare(config: EmbedConfig) -> _Run:
     folder = MetricFolder(Path(config.outdir or workdir.outdir), workdir.epoch)
     folder.require_ours()
     candidates = config.landmarks.candidates_file
-    pool = candidate_pool(
-        None if candidates is None else np.asarray(load_pickle(candidates)), len(workdir.latents)
-    )
+    allowed = None
+    if candidates is not None:
+        allowed = rows_of_particles(load_pickle(candidates), workdir.particle_indices)
+    pool = candidate_pool(allowed, len(workdir.latents))
     most = min(config.landmarks.count, len(pool)) - 1
     if config.metric_map.dimension > most:
         raise ArgumentError(
@@ -223,7 +229,8 @@ def _save_distances(run: _Run, measured: _Measured) -> None:
     rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
     artifacts.save_npz(
         run.folder.distances,
-        landmark_indices=measured.landmarks.indices,
+        landmark_indices=run.workdir.particle_indices[measured.landmarks.indices],
+        landmark_rows=measured.landmarks.indices,
         is_test=measured.landmarks.is_test,
         is_validation=measured.landmarks.is_validation,
         distances=pairs.distances,

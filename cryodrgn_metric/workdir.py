@@ -1,4 +1,4 @@
-"""Read a trained cryoDRGN workdir: latents, box, pixel size, kind; nothing in it is executed.
+"""Read a trained cryoDRGN workdir: latents, numbering, box, kind; nothing in it is executed.
 
 Pickles and checkpoints are read by `safe_files.py`, config.yaml by `yaml.safe_load`.
 """
@@ -41,6 +41,9 @@ class Workdir:
         epoch: N of the file names; None if only z.pkl and weights.pkl exist.
         latents: (N, zdim) float32, one row per particle (z_mu of train_vae).
         latents_logvar: (N, zdim) float32 for train_vae, else None.
+        particle_indices: (N,) int64, the number of each row's particle in the stack that the run
+            was given: 0 to N - 1 unless it was trained with --ind. Of a tilt series, particles
+            are numbered, not their images.
         box_size: voxels along a side of V(z); cryoDRGN's lattice D is one more.
         apix_in_angstroms: size of a voxel at `box_size`.
         kind: the cryoDRGN command that made it, "train_vae" or "train_dec".
@@ -54,6 +57,7 @@ class Workdir:
     epoch: int | None
     latents: np.ndarray = field(repr=False)
     latents_logvar: np.ndarray | None = field(repr=False)
+    particle_indices: np.ndarray = field(repr=False)
     box_size: int
     apix_in_angstroms: float
     kind: str
@@ -111,6 +115,7 @@ def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
         epoch=number,
         latents=latents,
         latents_logvar=logvar,
+        particle_indices=_particle_indices(config, folder, len(latents)),
         box_size=_box_size(config, config_path),
         apix_in_angstroms=_apix(config, folder, _box_size(config, config_path)),
         kind=kind,
@@ -296,6 +301,47 @@ def _checked_latents(value: object, path: Path) -> np.ndarray:
             "diverged. Choose an earlier epoch with --epoch."
         )
     return latents
+
+
+# -- the particles' numbers
+
+
+def _particle_indices(config: dict[str, Any], folder: Path, count: int) -> np.ndarray:
+    """What --ind of the training chose, in the order of z: cryoDRGN keeps its order."""
+    written = config["dataset_args"].get("ind")
+    found: np.ndarray | str = np.arange(count)
+    if written is not None:
+        found = _chosen_particles(written, folder, count)
+    if isinstance(found, str):
+        logger.warning(
+            "PARTICLES ARE NUMBERED BY THE ROWS OF Z, not as in the original stack: %s. Put the "
+            "file that the run was trained with (--ind) into %s or its parent.",
+            found,
+            folder,
+        )
+        found = np.arange(count)
+    return found.astype(np.int64)
+
+
+def _chosen_particles(written: object, folder: Path, count: int) -> np.ndarray | str:
+    """The numbers in the --ind of config.yaml, or what is wrong with it."""
+    path = None if isinstance(written, int) else find_input(str(written), folder)
+    if path is None:
+        # DRGN-AI also takes a number, the first so many particles, which may have become a path
+        if Path(str(written)).name == str(count):
+            return np.arange(count)
+        return f"the --ind {written} of config.yaml is not there"
+    try:
+        numbers = np.asarray(load_pickle(path))
+    except UnsafeFileError:
+        raise
+    except WorkdirError as error:
+        return str(error)
+    except ValueError:  # a ragged list
+        numbers = np.empty(0)
+    if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or (numbers < 0).any():
+        return f"{path} should hold {count} particle numbers, one for each row of z"
+    return numbers
 
 
 # -- pixel size
