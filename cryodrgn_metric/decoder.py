@@ -51,6 +51,12 @@ class _Points:
     mirror: Tensor
     sign: Tensor
 
+    def only(self, kept: Tensor) -> _Points:
+        """Those where `kept` (P,) is true."""
+        if kept.all():
+            return self
+        return _Points(**{name: value[kept] for name, value in vars(self).items()})
+
 
 class Decoder:
     """V(z) of one trained cryoDRGN model.
@@ -86,6 +92,7 @@ class Decoder:
         workdir: Workdir,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        as_trained: bool = False,
     ) -> Decoder:
         """Load the decoder of a workdir; the checkpoint is read without executing anything.
 
@@ -93,6 +100,8 @@ class Decoder:
             workdir: from `open_workdir`.
             device: "cpu", "cuda", ...; None takes CUDA if it is there.
             dtype: of the network's arithmetic.
+            as_trained: for DRGN-AI, include what training constrains and cryoDRGN's `eval_vol`
+                leaves out, so that V(z) turns as a whole (`Hypervolume`).
 
         Raises:
             WorkdirError: the checkpoint doesn't fit config.yaml, or cryoDRGN cannot evaluate
@@ -105,7 +114,8 @@ class Decoder:
             >>> decoder.decode(workdir.latents[:8], box=64).shape  # doctest: +SKIP
             torch.Size([8, 64, 64, 64])
         """
-        return cls(load_host_model(workdir), norm=workdir.norm, device=device, dtype=dtype)
+        model = load_host_model(workdir, as_trained)
+        return cls(model, norm=workdir.norm, device=device, dtype=dtype)
 
     def decode(
         self,
@@ -247,9 +257,8 @@ class Decoder:
 
     def _empty_hartley(self, count: int, side: int, max_frequency: float | None) -> Tensor:
         # eval_volume adds the mean (0 unless --norm was given) outside the ball as well
-        outside = (
-            0.0 if self.model.domain == "hartley" or max_frequency is not None else self.norm[0]
-        )
+        everywhere = self.model.mean_outside and max_frequency is None
+        outside = self.norm[0] if everywhere else 0.0
         shape = (count, side**3)
         return torch.full(shape, outside, device=self.device, dtype=self.volume_dtype)
 
@@ -298,10 +307,9 @@ class Decoder:
     def _lay_out_points(self, side: int, max_frequency: float, turned: bool) -> _Points:
         extent = self.model.extent * side / self.box_size
         axis = np.linspace(-extent, extent, side + 1)
+        ball = self.model.lattice_ball(axis.astype(np.float32), extent)
         # without the last plane of each axis: in an FFT, +Nyquist is -Nyquist
-        index = np.argwhere(
-            self.model.lattice_ball(axis.astype(np.float32), extent)[:-1, :-1, :-1]
-        )
+        index = np.argwhere(ball[:-1, :-1, :-1])
         index = index[((index - side // 2) ** 2).sum(1) <= max_frequency**2]
         k = index - side // 2
         centre = float(np.float32(axis[side // 2]))
@@ -310,28 +318,28 @@ class Decoder:
         # its middle at +-5e-17 (box 20 of 24, say): there it evaluates every point by itself.
         paired = turned or (self.model.encodes and centre == 0)
         lower = _lower_half(k) if paired else k[:, 0] <= 0
-        if self.model.domain == "hartley":  # no conjugates: H(k) and H(-k) are two outputs
+        hartley = self.model.domain == "hartley"
+        if hartley:  # no conjugates: H(k) and H(-k) are two outputs
             lower = np.ones(len(k), dtype=bool)
         index, k = index[lower], k[lower]
-        alone = ((k[:, 0] == 0) & (not paired)) | (k == -(side // 2)).any(1) | ~k.any(1)
-        alone |= self.model.domain == "hartley"
-        conjugated = (
-            (k[:, 0] == 0) & (not paired) & (centre > 0) & (self.model.domain != "hartley")
-        )
+        alone = ((k[:, 0] == 0) & (not paired)) | (k == -(side // 2)).any(1) | ~k.any(1) | hartley
+        conjugated = (k[:, 0] == 0) & (not paired) & (centre > 0) & (not hartley)
         sign = np.where(conjugated, -1.0, 1.0)
         strides = np.array([side**2, side, 1])
-        return _Points(
+        points = _Points(
             coordinates=self._tensor(axis[index[:, ::-1]] * sign[:, None], torch.float64),
             target=self._tensor(index @ strides, torch.int64),
             mirror=self._tensor(np.where(alone, -1, (side // 2 - k) @ strides), torch.int64),
             sign=self._tensor(sign, self.volume_dtype),
         )
+        # what V lacks turns with it: where it is missing then, `_turned` says
+        return points if turned else points.only(self.model.keeps(points.coordinates))
 
     def _turned(self, points: _Points, turn: Tensor) -> _Points:
         """Move every k to R^T k, and to the half of Fourier space that is evaluated."""
         moved = points.coordinates @ turn
         if self.model.domain == "hartley":
-            return replace(points, coordinates=moved)
+            return replace(points, coordinates=moved).only(self.model.keeps(moved))
         x, y, z = torch.where(moved.abs() < ON_PLANE, 0.0, moved).unbind(1)
         upper = (z > 0) | ((z == 0) & ((y > 0) | ((y == 0) & (x > 0))))
         sign = torch.where(upper, -1.0, 1.0).to(moved.dtype)

@@ -21,9 +21,11 @@ from cryodrgn_metric.runlog import logging_kept
 from cryodrgn_metric.safe_files import load_checkpoint
 from cryodrgn_metric.workdir import Workdir
 
-__all__ = ["HostModel", "Layer", "PositionalModel", "load_host_model"]
+__all__ = ["HostModel", "Hypervolume", "Layer", "PositionalModel", "load_host_model"]
 
 WITH_ENCODER = ("train_vae", "abinit_het_old")
+# In coordinates, nearer than this to an axis is on it: below 1e-3 of a voxel up to box 1000.
+ON_AXIS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ class HostModel(ABC):
     def encode_latents(self, latents: Tensor) -> Tensor:
         """What the first layer takes of (B, zdim) latents."""
 
+    def keeps(self, coordinates: Tensor) -> Tensor:
+        """Which of (P, 3) coordinates of that ball are part of V; the others are left out."""
+        return torch.ones(len(coordinates), dtype=torch.bool, device=coordinates.device)
+
+    @property
+    def mean_outside(self) -> bool:
+        """Whether `eval_volume` adds the mean of the norm where it left a point out."""
+        return self.domain == "fourier"
+
     @abstractmethod
     def lattice_ball(self, axis: np.ndarray, extent: float) -> np.ndarray:
         """Which points of the (box + 1)^3 lattice are within the ball, by cryoDRGN's rounding.
@@ -128,6 +139,80 @@ class PositionalModel(HostModel):
         if self.domain == "fourier":
             return _rounded_ball(axis, extent)
         return _integer_ball(len(axis))
+
+
+@dataclass(frozen=True, eq=False)
+class Hypervolume(HostModel):
+    """The network of `cryodrgn abinit` (DRGN-AI), of the hartley domain.
+
+    Images train the ball of radius `radius` but for its centre. cryoDRGN's `eval_volume_method`
+    leaves out more: of each slice z the centre, so that the whole axis x = y = 0 is missing, and
+    what is beyond the radius of the slice rounded down. The projection of such a volume onto the
+    z axis is constant: it changes as the volume turns.
+
+    Arguments:
+        radius: of the training's mask, in Fourier voxels of the full box.
+        as_trained: keep all that images train, not what `eval_volume_method` keeps.
+    """
+
+    radius: int
+    as_trained: bool
+
+    @property
+    def encodes(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def mean_outside(self) -> bool:
+        """As `eval_volume_method`, which zeroes before it adds the mean."""
+        return True
+
+    def layers(self, dtype: torch.dtype) -> list[Layer]:
+        """The layers of its multi-layer perceptron."""
+        mlp: Any = self.network.mlp
+        return _read_layers(mlp.main, dtype)
+
+    def encode_points(self, coordinates: Tensor) -> Tensor:
+        """Sines and cosines of random frequencies."""
+        encoding: Any = self.network.random_fourier_encoding
+        encoded: Tensor = encoding(coordinates[None])
+        return encoded[0]
+
+    def encode_latents(self, latents: Tensor) -> Tensor:
+        """The latents, with --pe-type-conf geom their sines and cosines."""
+        if getattr(self.network, "pe_type_conf", None) is None:
+            return latents
+        encoding: Any = self.network.geom_fourier_encoding_conf
+        encoded: Tensor = encoding(latents)
+        return encoded
+
+    def lattice_ball(self, axis: np.ndarray, extent: float) -> np.ndarray:
+        """The ball of the integers, in which `keeps` chooses."""
+        return _integer_ball(len(axis))
+
+    def keeps(self, coordinates: Tensor) -> Tensor:
+        """`as_trained` or as `eval_volume_method`, with its rounding."""
+        x, y, z = coordinates.to(torch.float32).unbind(1)
+        in_plane = x * x + y * y
+        off_axis = in_plane > ON_AXIS**2
+        if not self.as_trained:
+            limit = torch.from_numpy(self._limit_in_slice(z.cpu().numpy())).to(in_plane)
+            return (in_plane <= limit) & off_axis
+        reach = self.radius / (self.box_size // 2) * self.extent
+        in_ball: Tensor = in_plane + z * z <= reach**2 * (1 + 1e-6)
+        return in_ball & (off_axis | (z.abs() > ON_AXIS))
+
+    def _limit_in_slice(self, height: np.ndarray) -> np.ndarray:
+        """The largest x^2 + y^2 that `eval_volume_method` keeps at a float32 z."""
+        lattice = self.box_size + 1
+        # number - float32, two scalars there, is a float64 in numpy 1 and a float32 in numpy 2
+        working = (1.0 - np.float32(0)).dtype.type
+        square = working((2 * self.extent * self.radius / lattice) ** 2)
+        inner = np.maximum(square - np.square(height).astype(working), working(0))
+        pixels = np.floor(np.sqrt(inner) * working(lattice)).astype(np.float64)
+        limit: np.ndarray = (pixels / (self.box_size // 2) * self.extent) ** 2
+        return limit
 
 
 def _integer_ball(size: int) -> np.ndarray:
@@ -177,8 +262,12 @@ def _read_layers(modules: torch.nn.Sequential, dtype: torch.dtype) -> list[Layer
 # -- from a workdir
 
 
-def load_host_model(workdir: Workdir) -> HostModel:
+def load_host_model(workdir: Workdir, as_trained: bool = False) -> HostModel:
     """The network of a workdir; its checkpoint is read without executing anything.
+
+    Arguments:
+        workdir: from `open_workdir`.
+        as_trained: for DRGN-AI, see `Hypervolume`; other kinds are the same either way.
 
     Raises:
         WorkdirError: the checkpoint doesn't fit config.yaml, or cryoDRGN cannot evaluate such a
@@ -190,12 +279,21 @@ def load_host_model(workdir: Workdir) -> HostModel:
             f"{workdir.config_path}: --pe-type none with --domain hartley is a model that "
             "cryoDRGN itself cannot evaluate at a latent; train with --domain fourier."
         )
-    return PositionalModel(
-        network=_load_positional(workdir, load_checkpoint(workdir.weights_path)),
-        box_size=workdir.box_size,
-        latent_dim=workdir.latents.shape[1],
-        extent=float(workdir.config["lattice_args"].get("extent", 0.5)),
-        domain=workdir.domain,
+    checkpoint = load_checkpoint(workdir.weights_path)
+    described: dict[str, Any] = {
+        "box_size": workdir.box_size,
+        "latent_dim": workdir.latents.shape[1],
+        "extent": float(workdir.config["lattice_args"].get("extent", 0.5)),
+        "domain": workdir.domain,
+    }
+    if workdir.kind != "abinit":
+        return PositionalModel(network=_load_positional(workdir, checkpoint), **described)
+    radius = checkpoint.get("output_mask_radius")
+    return Hypervolume(
+        network=_load_hypervolume(workdir, checkpoint),
+        radius=workdir.box_size // 2 if radius is None else int(radius),
+        as_trained=as_trained,
+        **described,
     )
 
 
@@ -216,6 +314,27 @@ def _load_positional(workdir: Workdir, checkpoint: dict[str, Any]) -> torch.nn.M
         ) from error
     _fill(model, checkpoint.get("model_state_dict"), workdir)
     network: torch.nn.Module = model.decoder if workdir.kind in WITH_ENCODER else model
+    return network.requires_grad_(False)
+
+
+def _load_hypervolume(workdir: Workdir, checkpoint: dict[str, Any]) -> torch.nn.Module:
+    with logging_kept():
+        from cryodrgn.models_ai import HyperVolume
+    params = checkpoint.get("hypervolume_params")
+    expected = {"resolution": workdir.box_size + 1, "z_dim": workdir.latents.shape[1]}
+    if not isinstance(params, dict) or not params.items() >= expected.items():
+        raise WorkdirError(
+            f"{workdir.weights_path} doesn't hold the model that {workdir.config_path} describes:"
+            f" expected hypervolume_params with {expected}; got {params}."
+        )
+    try:
+        network: torch.nn.Module = HyperVolume(**params)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise WorkdirError(
+            f"{workdir.weights_path} doesn't describe a model that this cryoDRGN can build: "
+            f"{type(error).__name__} {error}."
+        ) from error
+    _fill(network, checkpoint.get("hypervolume_state_dict"), workdir)
     return network.requires_grad_(False)
 
 

@@ -224,22 +224,6 @@ def test_not_a_workdir(tmp_path):
         open_workdir(tmp_path)
 
 
-KINDS = {
-    "abinit": {"top": {"data_norm_mean": 0.0}},
-    "abinit --zdim 0": {"top": {"data_norm_mean": 0.0}, "model_args": {"zdim": 0}},
-    "abinit_het_old": {"dataset_args": {"poses": None}},
-    "train_nn": {"model_args": {"players": None, "zdim": None, "layers": 3}},
-    "abinit_homo_old": {"model_args": {"players": None, "zdim": None}},
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_kinds_are_named(copied, kind):
-    edit(copied, **KINDS[kind])
-    with pytest.raises(WorkdirError, match=f"`{kind}`"):
-        open_workdir(copied)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
