@@ -139,9 +139,9 @@ def test_corners_of_the_hartley_cube_are_left_out(workdir_of, tmp_path):
     ours = decoded(workdir.path, slice(3)).numpy()
     assert max(relative_error(in_ball(v, BOX / 2), v) for v in ours) < 1e-5
     plain = pairwise_distances(ours).distances
-    # windowing in real space brings the next shell of the corners back in
+    # the window of real space spreads the corners over the shell within: 1.6 percent here
     cornered = pairwise_distances(np.stack(volumes)).distances
-    np.testing.assert_allclose(cornered, plain, rtol=0.1, atol=1e-4)
+    np.testing.assert_allclose(cornered, plain, rtol=0.03)
 
 
 @pytest.mark.parametrize("name", ["ind", "abinit"])
