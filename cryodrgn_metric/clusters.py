@@ -25,8 +25,9 @@ class Clusters:
     Arguments:
         labels: The cluster of each particle, from 0, as in ``labels.pkl``. :math:`(N,)` int32
         centers: z' of the representatives; ``centers.txt`` holds their z. :math:`(K, d')` float32
-        centers_ind: Particle numbers of the representatives, each once, as in
-            ``centers_ind.txt``. :math:`(K,)` int64
+        centers_ind: Rows of z of the representatives, each once. :math:`(K,)` int64.
+            ``centers_ind.txt`` holds rows, too, not numbers in the original stack: cryoDRGN's
+            notebooks index z with it.
     """
 
     labels: npt.NDArray[np.int32]

@@ -116,7 +116,8 @@ def _add_landmark_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--ind",
         type=os.path.abspath,
-        help="Pickle of the particles that may be landmarks: rows of z, or a mask (default: all)",
+        help="Pickle of the particles that may be landmarks, numbered as in the original stack\n"
+        "(as `cryodrgn filter` saves them), or a mask of the rows of z (default: all)",
     )
 
 

@@ -37,7 +37,7 @@ class LandmarkConfig:
 
     count: int = 500
     sampling: str = "kmeans"
-    candidates_file: str | None = None  # --ind: a pickle of particle indices
+    candidates_file: str | None = None  # --ind: a pickle of particle numbers
 
     def __post_init__(self) -> None:
         _require(self.count >= 10, f"--landmarks must be at least 10; got {self.count}.")

@@ -2,27 +2,23 @@
 
 `Decoder.decode` equals cryoDRGN's `eval_volume`, and saves most of its work: a real density
 needs half the Fourier ball, points beyond the wanted resolution are never evaluated, and the
-positional encoding times the first layer is the same for every z. This is the only file that
-imports cryoDRGN's models.
+positional encoding times the first layer is the same for every z.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cryodrgn_metric.errors import ArgumentError, WorkdirError
-from cryodrgn_metric.runlog import logging_kept
-from cryodrgn_metric.safe_files import load_checkpoint
+from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.host_models import HostModel, load_host_model
 from cryodrgn_metric.workdir import Workdir
 
 __all__ = ["Decoder"]
@@ -55,64 +51,39 @@ class _Points:
     mirror: Tensor
     sign: Tensor
 
-
-@dataclass(frozen=True)
-class _Layer:
-    """x -> act(x W + b); a residual layer has the identity added to W."""
-
-    weight: Tensor  # (in, out)
-    bias: Tensor  # (out,)
-    slope: float | None  # of the activation's negative side; None after the last layer
-
-    def activate_(self, values: Tensor) -> Tensor:
-        """Apply the activation in place."""
-        if self.slope is None:
-            return values
-        return torch.relu_(values) if self.slope == 0 else _leaky_(values, self.slope)
-
-
-def _leaky_(values: Tensor, slope: float) -> Tensor:
-    return torch.nn.functional.leaky_relu_(values, slope)
+    def only(self, kept: Tensor) -> _Points:
+        """Those where `kept` (P,) is true."""
+        if kept.all():
+            return self
+        return _Points(**{name: value[kept] for name, value in vars(self).items()})
 
 
 class Decoder:
     """V(z) of one trained cryoDRGN model.
 
     Arguments:
-        model: cryoDRGN's decoder network, in evaluation mode.
-        box_size: voxels along a side of the model's full box.
-        latent_dim: zdim.
-        extent: coordinate of the Nyquist frequency (0.5 unless trained with --l-extent).
+        model: cryoDRGN's network.
         norm: (mean, standard deviation) of the training images' Hartley transforms.
-        domain: "fourier" (the network gives real and imaginary parts) or "hartley".
         device: where to compute; None takes CUDA if it is there.
         dtype: of the network's arithmetic. Encodings and FFTs are float32 at least.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: HostModel,
         *,
-        box_size: int,
-        latent_dim: int,
-        extent: float,
         norm: tuple[float, float],
-        domain: str,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.device = _device(device)
         self.dtype = dtype
         self.volume_dtype = torch.promote_types(dtype, torch.float32)
-        # a copy, as moving a module to another device or dtype changes it
-        self.model = copy.deepcopy(model).to(self.device, self.volume_dtype).eval()
-        self.box_size = box_size
-        self.latent_dim = latent_dim
-        self.extent = extent
+        self.model = model.moved(self.device, self.volume_dtype)
+        self.box_size = model.box_size
+        self.latent_dim = model.latent_dim
         self.norm = norm
-        self.domain = domain
-        self._layers = _read_layers(self.model, self.dtype)
-        self._encodes = hasattr(self.model, "positional_encoding_geom")
+        self._layers = self.model.layers(self.dtype)
         self._points_cache: dict[tuple[int, float, bool], _Points] = {}
 
     @classmethod
@@ -121,6 +92,7 @@ class Decoder:
         workdir: Workdir,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        as_trained: bool = False,
     ) -> Decoder:
         """Load the decoder of a workdir; the checkpoint is read without executing anything.
 
@@ -128,6 +100,8 @@ class Decoder:
             workdir: from `open_workdir`.
             device: "cpu", "cuda", ...; None takes CUDA if it is there.
             dtype: of the network's arithmetic.
+            as_trained: for DRGN-AI, include what training constrains and cryoDRGN's `eval_vol`
+                leaves out, so that V(z) turns as a whole (`Hypervolume`).
 
         Raises:
             WorkdirError: the checkpoint doesn't fit config.yaml, or cryoDRGN cannot evaluate
@@ -140,21 +114,8 @@ class Decoder:
             >>> decoder.decode(workdir.latents[:8], box=64).shape  # doctest: +SKIP
             torch.Size([8, 64, 64, 64])
         """
-        if workdir.domain == "hartley" and workdir.config["model_args"].get("pe_type") == "none":
-            raise WorkdirError(
-                f"{workdir.config_path}: --pe-type none with --domain hartley is a model that "
-                "cryoDRGN itself cannot evaluate at a latent; train with --domain fourier."
-            )
-        return cls(
-            _load_model(workdir),
-            box_size=workdir.box_size,
-            latent_dim=workdir.latents.shape[1],
-            extent=float(workdir.config["lattice_args"].get("extent", 0.5)),
-            norm=workdir.norm,
-            domain=workdir.domain,
-            device=device,
-            dtype=dtype,
-        )
+        model = load_host_model(workdir, as_trained)
+        return cls(model, norm=workdir.norm, device=device, dtype=dtype)
 
     def decode(
         self,
@@ -296,7 +257,8 @@ class Decoder:
 
     def _empty_hartley(self, count: int, side: int, max_frequency: float | None) -> Tensor:
         # eval_volume adds the mean (0 unless --norm was given) outside the ball as well
-        outside = 0.0 if self.domain == "hartley" or max_frequency is not None else self.norm[0]
+        everywhere = self.model.mean_outside and max_frequency is None
+        outside = self.norm[0] if everywhere else 0.0
         shape = (count, side**3)
         return torch.full(shape, outside, device=self.device, dtype=self.volume_dtype)
 
@@ -319,10 +281,10 @@ class Decoder:
     def _evaluate(self, coordinates: Tensor, latents: Tensor) -> Iterator[Tensor]:
         """Yield the network's (P, 1 or 2) output at (P, 3) coordinates for every latent."""
         first, *rest = self._layers
-        features = self._encode(coordinates.to(self.volume_dtype)).to(self.dtype)
+        features = self.model.encode_points(coordinates.to(self.volume_dtype)).to(self.dtype)
         width = features.shape[1]
         shared = torch.addmm(first.bias, features, first.weight[:width])
-        shifts = latents.to(self.dtype) @ first.weight[width:]
+        shifts = self.model.encode_latents(latents).to(self.dtype) @ first.weight[width:]
         # all hidden layers have one width; a fresh array for every product costs page faults
         scratch = itertools.cycle([torch.empty_like(shared), torch.empty_like(shared)])
         for shift in shifts:
@@ -331,15 +293,6 @@ class Decoder:
                 torch.addmm(layer.bias, values, layer.weight, out=(out := next(scratch)))
                 values = layer.activate_(out)
             yield torch.addmm(rest[-1].bias, values, rest[-1].weight)
-
-    def _encode(self, coordinates: Tensor) -> Tensor:
-        """cryoDRGN's positional encoding of (P, 3) coordinates, without the latent columns."""
-        if not self._encodes:
-            return coordinates
-        blank = coordinates.new_zeros(len(coordinates), self.latent_dim)
-        encoding: Any = self.model.positional_encoding_geom
-        encoded: Tensor = encoding(torch.cat([coordinates, blank], 1))
-        return encoded[:, : encoded.shape[1] - self.latent_dim]
 
     # -- the points of the ball
 
@@ -352,51 +305,41 @@ class Decoder:
         return points
 
     def _lay_out_points(self, side: int, max_frequency: float, turned: bool) -> _Points:
-        extent = self.extent * side / self.box_size
+        extent = self.model.extent * side / self.box_size
         axis = np.linspace(-extent, extent, side + 1)
+        ball = self.model.lattice_ball(axis.astype(np.float32), extent)
         # without the last plane of each axis: in an FFT, +Nyquist is -Nyquist
-        index = np.argwhere(self._kept(axis.astype(np.float32), extent)[:-1, :-1, :-1])
+        index = np.argwhere(ball[:-1, :-1, :-1])
         index = index[((index - side // 2) ** 2).sum(1) <= max_frequency**2]
         k = index - side // 2
         centre = float(np.float32(axis[side // 2]))
         # On the plane z = 0 eval_volume takes one point of each pair k, -k, the other being its
         # conjugate; except for models without encoding, and where rounding of the axis leaves
         # its middle at +-5e-17 (box 20 of 24, say): there it evaluates every point by itself.
-        paired = turned or (self._encodes and centre == 0)
+        paired = turned or (self.model.encodes and centre == 0)
         lower = _lower_half(k) if paired else k[:, 0] <= 0
-        if self.domain == "hartley":  # no conjugates: H(k) and H(-k) are two outputs
+        hartley = self.model.domain == "hartley"
+        if hartley:  # no conjugates: H(k) and H(-k) are two outputs
             lower = np.ones(len(k), dtype=bool)
         index, k = index[lower], k[lower]
-        alone = ((k[:, 0] == 0) & (not paired)) | (k == -(side // 2)).any(1) | ~k.any(1)
-        alone |= self.domain == "hartley"
-        conjugated = (k[:, 0] == 0) & (not paired) & (centre > 0) & (self.domain != "hartley")
+        alone = ((k[:, 0] == 0) & (not paired)) | (k == -(side // 2)).any(1) | ~k.any(1) | hartley
+        conjugated = (k[:, 0] == 0) & (not paired) & (centre > 0) & (not hartley)
         sign = np.where(conjugated, -1.0, 1.0)
         strides = np.array([side**2, side, 1])
-        return _Points(
+        points = _Points(
             coordinates=self._tensor(axis[index[:, ::-1]] * sign[:, None], torch.float64),
             target=self._tensor(index @ strides, torch.int64),
             mirror=self._tensor(np.where(alone, -1, (side // 2 - k) @ strides), torch.int64),
             sign=self._tensor(sign, self.volume_dtype),
         )
-
-    def _kept(self, axis: np.ndarray, extent: float) -> np.ndarray:
-        """Which points of the (box + 1)^3 lattice are within the ball, as eval_volume rounds it.
-
-        For the hartley domain eval_volume keeps all; there the ball is that of the integers.
-        """
-        if not self._encodes:
-            return _unit_ball(len(axis))
-        if self.domain == "fourier":
-            return _ball(axis, extent)
-        square = (np.arange(len(axis)) - len(axis) // 2) ** 2
-        kept: np.ndarray = square[:, None, None] + square[:, None] + square <= square[0]
-        return kept
+        # what V lacks turns with it: where it is missing then, `_turned` says
+        return points if turned else points.only(self.model.keeps(points.coordinates))
 
     def _turned(self, points: _Points, turn: Tensor) -> _Points:
         """Move every k to R^T k, and to the half of Fourier space that is evaluated."""
         moved = points.coordinates @ turn
-        if self.domain == "hartley":
-            return replace(points, coordinates=moved)
+        if self.model.domain == "hartley":
+            return replace(points, coordinates=moved).only(self.model.keeps(moved))
         x, y, z = torch.where(moved.abs() < ON_PLANE, 0.0, moved).unbind(1)
         upper = (z > 0) | ((z == 0) & ((y > 0) | ((y == 0) & (x > 0))))
         sign = torch.where(upper, -1.0, 1.0).to(moved.dtype)
@@ -404,26 +347,6 @@ class Decoder:
 
     def _tensor(self, values: np.ndarray, dtype: torch.dtype) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values)).to(self.device, dtype)
-
-
-def _ball(axis: np.ndarray, extent: float) -> np.ndarray:
-    """Which points of the float32 lattice eval_volume keeps, by its own rounded comparison."""
-    x, y = (part.ravel() for part in np.meshgrid(axis, axis))
-    plane = torch.from_numpy(np.stack([x, y, np.zeros_like(x)], 1))
-    slices = []
-    for height in axis:
-        points = plane + torch.tensor([0, 0, height])
-        slices.append((points.pow(2).sum(dim=1) <= extent**2).numpy())
-    return np.stack(slices).reshape(len(axis), len(axis), len(axis))
-
-
-def _unit_ball(size: int) -> np.ndarray:
-    """The same for models without positional encoding, where cryoDRGN zeroes another sphere."""
-    with logging_kept():
-        from cryodrgn import utils
-
-    keep: np.ndarray = utils.zero_sphere(np.ones((size, size, size))) > 0
-    return keep
 
 
 def _lower_half(k: np.ndarray) -> np.ndarray:
@@ -445,53 +368,3 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is not None:
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-# -- cryoDRGN's models
-
-
-def _read_layers(model: torch.nn.Module, dtype: torch.dtype) -> list[_Layer]:
-    """The linear layers of a cryoDRGN decoder, residual ones with their identity added."""
-    mlp: Any = model.decoder
-    modules = [module for module in mlp.main if not hasattr(module, "inplace")]
-    slopes = [
-        float(getattr(module, "negative_slope", 0.0))
-        for module in mlp.main
-        if hasattr(module, "inplace")
-    ]
-    layers = []
-    for module, slope in itertools.zip_longest(modules, slopes):
-        linear = getattr(module, "linear", module)  # ResidLinear holds one
-        weight = linear.weight.detach().T
-        if linear is not module:
-            weight = weight + torch.eye(len(weight), device=weight.device, dtype=weight.dtype)
-        layers.append(_Layer(weight.to(dtype).contiguous(), linear.bias.detach().to(dtype), slope))
-    return layers
-
-
-def _load_model(workdir: Workdir) -> torch.nn.Module:
-    """cryoDRGN's decoder of a workdir, built by its own loaders and filled by our safe one."""
-    with logging_kept():
-        from cryodrgn import config as cryodrgn_config
-        from cryodrgn import models
-    state = load_checkpoint(workdir.weights_path).get("model_state_dict")
-    try:
-        config = cryodrgn_config.update_config_v1(copy.deepcopy(workdir.config))
-        if workdir.kind == "train_vae":
-            model, _ = models.HetOnlyVAE.load(config, weights=None, device=torch.device("cpu"))
-        else:
-            model, _ = models.load_decoder(config, weights=None, device=torch.device("cpu"))
-    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise WorkdirError(
-            f"{workdir.config_path} doesn't describe a model that this cryoDRGN can build: "
-            f"{type(error).__name__} {error}."
-        ) from error
-    try:
-        model.load_state_dict(state)
-    except (AttributeError, RuntimeError, TypeError) as error:
-        raise WorkdirError(
-            f"{workdir.weights_path} doesn't hold the model that {workdir.config_path} describes:"
-            f" {error}"
-        ) from error
-    network: torch.nn.Module = model.decoder if workdir.kind == "train_vae" else model
-    return network.requires_grad_(False)

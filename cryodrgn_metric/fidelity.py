@@ -197,7 +197,7 @@ def reference_spaces(
 
     Arguments:
         latents: The latents of all particles. :math:`(N, d)`
-        landmark_indices: Particle numbers of the landmarks. :math:`(L,)`
+        landmark_indices: Rows of z of the landmarks. :math:`(L,)`
         dimension: The dimension d' of PCA and UMAP; PCA has at most d.
         seed: The seed of UMAP and of the particles it sees.
         skip_umap: Leaves UMAP out.

@@ -198,12 +198,12 @@ def _tell_reuse(name: str, pieces: str, stage: Stage) -> None:
 
 def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> None:
     """Volumes that cannot be compared are left out, as long as they are few."""
-    bad = landmarks.indices[~usable]
+    bad = run.workdir.particle_indices[landmarks.indices[~usable]]
     if not len(bad):
         return
     text = (
         f"{len(bad)} of {len(landmarks)} decoded volumes are constant or hold NaN; particles "
-        f"(rows of {run.workdir.z_path.name}): {', '.join(map(str, bad[:10]))}"
+        f"{', '.join(map(str, bad[:10]))}"
         f"{', ...' if len(bad) > 10 else ''}."
     )
     if len(bad) > MOST_UNUSABLE * len(landmarks):
@@ -232,7 +232,8 @@ def _save_distances(run: Run, measured: _Measured) -> None:
     rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
     artifacts.save_npz(
         run.folder.distances,
-        landmark_indices=measured.landmarks.indices,
+        landmark_indices=run.workdir.particle_indices[measured.landmarks.indices],
+        landmark_rows=measured.landmarks.indices,
         is_test=measured.landmarks.is_test,
         is_validation=measured.landmarks.is_validation,
         distances=pairs.distances,

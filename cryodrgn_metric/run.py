@@ -16,7 +16,7 @@ from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.streaming import VolumeStream
 from cryodrgn_metric.errors import ArgumentError, VolumeError, WorkdirError
-from cryodrgn_metric.landmarks import candidate_pool
+from cryodrgn_metric.landmarks import candidate_pool, rows_of_particles
 from cryodrgn_metric.runlog import Stopwatch
 from cryodrgn_metric.safe_files import load_pickle
 from cryodrgn_metric.so3.conventions import spherical_window
@@ -124,8 +124,10 @@ def _require_spread(workdir: Workdir) -> None:
 
 def _candidates(config: EmbedConfig, workdir: Workdir) -> np.ndarray:
     candidates = config.landmarks.candidates_file
-    given = None if candidates is None else np.asarray(load_pickle(candidates))
-    pool = candidate_pool(given, len(workdir.latents))
+    allowed = None
+    if candidates is not None:
+        allowed = rows_of_particles(load_pickle(candidates), workdir.particle_indices)
+    pool = candidate_pool(allowed, len(workdir.latents))
     most = min(config.landmarks.count, len(pool)) - 1
     if config.metric_map.dimension > most:
         raise ArgumentError(
@@ -146,7 +148,7 @@ def _volume_stream(config: EmbedConfig, workdir: Workdir) -> VolumeStream:
                 f"--mask {options.mask} leaves nothing within the soft sphere of --mask-radius "
                 f"{options.mask_radius}. Centre the mask on the box."
             )
-    decoder = Decoder.from_workdir(workdir, device=config.device)
+    decoder = Decoder.from_workdir(workdir, device=config.device, as_trained=True)
     return VolumeStream(decoder, box, window, _max_frequency(config, workdir, box))
 
 

@@ -1,11 +1,12 @@
 """Readers of files that may be hostile: nothing in them is executed.
 
 Pickles go through an unpickler that knows numpy arrays and builtin containers only, checkpoints
-through `torch.load(weights_only=True)`.
+through `torch.load(weights_only=True)`, where numpy arrays and dates come back as `Unread`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import re
@@ -19,7 +20,7 @@ import numpy as np
 
 from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
 
-__all__ = ["load_checkpoint", "load_pickle", "load_pickles"]
+__all__ = ["Unread", "load_checkpoint", "load_pickle", "load_pickles"]
 
 
 def load_pickle(path: str | Path) -> object:
@@ -48,28 +49,32 @@ def load_pickle(path: str | Path) -> object:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a weights.N.pkl onto the CPU with `torch.load(weights_only=True)`.
 
+    abinit_het_old keeps numpy arrays and a date beside its tensors: they come back as `Unread`.
+
     Arguments:
-        path: the checkpoint.
+        path: the checkpoint, of a run on any device.
 
     Returns:
         the dictionary that was saved, tensors on the CPU.
 
     Raises:
-        UnsafeFileError: the checkpoint names a global that torch does not admit.
+        UnsafeFileError: the checkpoint names a global that neither torch nor `Unread` admits.
         WorkdirError: the file is missing, damaged, or holds no dictionary.
     """
     import torch
 
+    # torch before 2.5 has no such list: there, checkpoints of abinit_het_old are refused
+    admitting = getattr(torch.serialization, "safe_globals", contextlib.nullcontext)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), admitting(_UNREAD_NAMES):
             warnings.simplefilter("ignore")  # about files that torch did not write
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if re.search(r"unsupported operand|pickle data was truncated", str(error), re.I):
             load_pickle(path)  # torch stops before any name; ours says if there is a hostile one
             raise WorkdirError(f"{path} is not a checkpoint, or is damaged.") from error
-        # torch's own advice is to load unsafely, so only the line that names the global is kept
-        named = re.search(r"[^.\n]*GLOBAL[^\n]*", str(error), re.I)
+        # torch's own advice is to load unsafely: only the sentence that names the global is kept
+        named = re.search(r"[^.\n]*GLOBAL.*?(?=\. |\n|$)", str(error), re.I)
         reason = named.group(0).strip() if named else "it is not a plain state dictionary"
         raise UnsafeFileError(f"{path} was refused, nothing was executed: {reason}") from error
     except Exception as error:  # torch raises many types for damaged files
@@ -77,6 +82,22 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise WorkdirError(f"{path}: expected a dictionary; got {type(checkpoint).__name__}.")
     return checkpoint
+
+
+class Unread:
+    """Stands for an array or a date of a checkpoint: takes all that is passed, does nothing.
+
+    Admitting numpy's own names instead would not be safe: `numpy.ndarray(1, "O", buffer)`, which
+    a pickle may then call, makes Python objects of any bytes.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *_: object) -> None:
+        """Ignore what a pickle passes."""
+
+    def __setstate__(self, _: object) -> None:
+        """Ignore the state that a pickle sets."""
 
 
 def load_pickles(path: Path, count: int) -> list[object]:
@@ -162,3 +183,14 @@ _PICKLED_NAMES: dict[tuple[str, str], Callable[[], object]] = {
     # how protocols 0 to 2 hold bytes
     ("_codecs", "encode"): _fresh(lambda text, *_: text.encode("latin1")),
 }
+
+
+def _unread(module: str, name: str) -> type[Unread]:
+    """A class that torch files under `module.name`; without attributes that could be written."""
+    return type(name, (Unread,), {"__module__": module, "__slots__": ()})
+
+
+_UNREAD_NAMES = [
+    _unread("datetime", "datetime"),
+    *(_unread(module, name) for module in _NUMPY_MODULES for name in _NUMPY_NAMES),
+]

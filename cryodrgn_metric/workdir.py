@@ -1,4 +1,4 @@
-"""Read a trained cryoDRGN workdir: latents, box, pixel size, kind; nothing in it is executed.
+"""Read a trained cryoDRGN workdir: latents, numbering, box, kind; nothing in it is executed.
 
 Pickles and checkpoints are read by `safe_files.py`, config.yaml by `yaml.safe_load`.
 """
@@ -28,7 +28,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SECTIONS = ("dataset_args", "lattice_args", "model_args")
-DECODED_KINDS = ("train_vae", "train_dec")
 KINDS_WITHOUT_LATENTS = ("train_nn", "abinit_homo_old", "abinit --zdim 0")
 
 
@@ -39,13 +38,17 @@ class Workdir:
     Arguments:
         path: the workdir.
         epoch: N of the file names; None if only z.pkl and weights.pkl exist.
-        latents: (N, zdim) float32, one row per particle (z_mu of train_vae).
-        latents_logvar: (N, zdim) float32 for train_vae, else None.
+        latents: (N, zdim) float32, one row per particle (z_mu where there is an encoder).
+        latents_logvar: (N, zdim) float32 for train_vae and abinit_het_old, else None.
+        particle_indices: (N,) int64, the number of each row's particle in the stack that the run
+            was given: 0 to N - 1 unless it was trained with --ind. Of a tilt series, particles
+            are numbered, not their images.
         box_size: voxels along a side of V(z); cryoDRGN's lattice D is one more.
         apix_in_angstroms: size of a voxel at `box_size`.
-        kind: the cryoDRGN command that made it, "train_vae" or "train_dec".
-        domain: "fourier" or "hartley".
-        norm: (mean, standard deviation) that the images were normalised by.
+        kind: the cryoDRGN command that made it: "train_vae", "train_dec", "abinit_het_old", or
+            "abinit" (DRGN-AI).
+        domain: "fourier" or "hartley", what the network gives.
+        norm: (mean, standard deviation) that the images' transforms were normalised by.
         config: config.yaml as a dictionary.
         config_path, z_path, weights_path: the files that were chosen.
     """
@@ -54,6 +57,7 @@ class Workdir:
     epoch: int | None
     latents: np.ndarray = field(repr=False)
     latents_logvar: np.ndarray | None = field(repr=False)
+    particle_indices: np.ndarray = field(repr=False)
     box_size: int
     apix_in_angstroms: float
     kind: str
@@ -83,7 +87,8 @@ def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
     """Read the latents and the description of a trained cryoDRGN workdir.
 
     Arguments:
-        path: the folder that `cryodrgn train_vae` or `train_dec` wrote.
+        path: the folder that `cryodrgn train_vae`, `train_dec`, `abinit` or `abinit_het_old`
+            wrote.
         epoch: N as in z.N.pkl; -1 takes the largest N with both z.N.pkl and weights.N.pkl, or
             the un-numbered z.pkl and weights.pkl where no such N exists.
 
@@ -91,8 +96,8 @@ def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
         a frozen `Workdir`.
 
     Raises:
-        WorkdirError: not a workdir, an epoch that is missing, a kind without latents or one
-            that is not decoded, a malformed file.
+        WorkdirError: not a workdir, an epoch that is missing, a kind without latents, a
+            malformed file.
         UnsafeFileError: a file would execute code when read.
 
     Example:
@@ -103,14 +108,17 @@ def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
     folder = Path(path)
     config_path = _config_path(folder)
     config = _load_config(config_path)
-    kind = _require_decoded(_kind(config, config_path), config_path)
+    kind = _require_latents(_kind(config, config_path), config_path)
     number, z_path, weights_path = _choose_epoch(folder, epoch)
+    if kind == "abinit" and number == 0:
+        logger.warning("%s: epoch 0 of abinit is pretraining: its latents are noise.", folder)
     latents, logvar = _read_latents(z_path, int(config["model_args"]["zdim"]))
     return Workdir(
         path=folder,
         epoch=number,
         latents=latents,
         latents_logvar=logvar,
+        particle_indices=_particle_indices(config, folder, len(latents)),
         box_size=_box_size(config, config_path),
         apix_in_angstroms=_apix(config, folder, _box_size(config, config_path)),
         kind=kind,
@@ -173,16 +181,11 @@ def _kind(config: dict[str, Any], path: Path) -> str:
     raise WorkdirError(f"{path}: no cryoDRGN command writes model_args with {sorted(model)}.")
 
 
-def _require_decoded(kind: str, path: Path) -> str:
+def _require_latents(kind: str, path: Path) -> str:
     if kind in KINDS_WITHOUT_LATENTS:
         raise WorkdirError(
             f"{path} belongs to `{kind}`, one structure without latents: there is nothing to "
             "embed. Train a heterogeneous model, e.g. with `cryodrgn train_vae`."
-        )
-    if kind not in DECODED_KINDS:
-        raise WorkdirError(
-            f"{path} belongs to `{kind}`, which is not supported yet; expected a workdir of "
-            f"{' or '.join(DECODED_KINDS)}. Train one with the poses of this run."
         )
     return kind
 
@@ -202,10 +205,17 @@ def _domain(config: dict[str, Any], path: Path) -> str:
 
 
 def _norm(config: dict[str, Any], path: Path) -> tuple[float, float]:
+    if "data_norm_mean" in config:
+        key, norm = (
+            "data_norm_mean and _std",
+            [config["data_norm_mean"], config.get("data_norm_std")],
+        )
+    else:
+        key, norm = "dataset_args.norm", config["dataset_args"].get("norm")
     try:
-        mean, deviation = (float(value) for value in config["dataset_args"]["norm"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise WorkdirError(f"{path}: dataset_args.norm must be two numbers.") from error
+        mean, deviation = (float(value) for value in norm)
+    except (TypeError, ValueError) as error:
+        raise WorkdirError(f"{path}: {key} must be two numbers; got {norm}.") from error
     return mean, deviation
 
 
@@ -296,6 +306,47 @@ def _checked_latents(value: object, path: Path) -> np.ndarray:
             "diverged. Choose an earlier epoch with --epoch."
         )
     return latents
+
+
+# -- the particles' numbers
+
+
+def _particle_indices(config: dict[str, Any], folder: Path, count: int) -> np.ndarray:
+    """What --ind of the training chose, in the order of z: cryoDRGN keeps its order."""
+    written = config["dataset_args"].get("ind")
+    found: np.ndarray | str = np.arange(count)
+    if written is not None:
+        found = _chosen_particles(written, folder, count)
+    if isinstance(found, str):
+        logger.warning(
+            "PARTICLES ARE NUMBERED BY THE ROWS OF Z, not as in the original stack: %s. Put the "
+            "file that the run was trained with (--ind) into %s or its parent.",
+            found,
+            folder,
+        )
+        found = np.arange(count)
+    return found.astype(np.int64)
+
+
+def _chosen_particles(written: object, folder: Path, count: int) -> np.ndarray | str:
+    """The numbers in the --ind of config.yaml, or what is wrong with it."""
+    path = None if isinstance(written, int) else find_input(str(written), folder)
+    if path is None:
+        # DRGN-AI also takes a number, the first so many particles, which may have become a path
+        if Path(str(written)).name == str(count):
+            return np.arange(count)
+        return f"the --ind {written} of config.yaml is not there"
+    try:
+        numbers = np.asarray(load_pickle(path))
+    except UnsafeFileError:
+        raise
+    except WorkdirError as error:
+        return str(error)
+    except ValueError:  # a ragged list
+        numbers = np.empty(0)
+    if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or (numbers < 0).any():
+        return f"{path} should hold {count} particle numbers, one for each row of z"
+    return numbers
 
 
 # -- pixel size

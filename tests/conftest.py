@@ -155,3 +155,116 @@ def dec_workdir(tmp_path_factory, stack):
     folder = tmp_path_factory.mktemp("dec") / "workdir"
     size = ["--dim", 32, "--layers", 2, "--pe-dim", 8]
     return _trained(folder, stack, "train_dec", *size)
+
+
+# -- a simulated tilt series, and a workdir of every kind
+
+
+@dataclass(frozen=True)
+class TiltSeries:
+    """A star file that names the tilts of every particle; poses and CTF count tilts."""
+
+    star: Path
+    poses: Path
+    ctf: Path
+
+
+@pytest.fixture(scope="session")
+def tilt_series(tmp_path_factory):
+    """The same body and arm as in `stack`, seen at three tilts each."""
+    folder, generator = tmp_path_factory.mktemp("tilts"), np.random.default_rng(2)
+    body = generator.uniform(-BOX / 5, BOX / 5, (6, 3))
+    angle = np.repeat(generator.uniform(0, np.pi, TILT_PARTICLES), TILTS)
+    arm = BOX / 4 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)
+    centers = np.concatenate([np.broadcast_to(body, (len(angle), 6, 3)), arm[:, None]], 1)
+    tilt = np.tile(np.radians([0.0, 20.0, -20.0]), TILT_PARTICLES)
+    zero, one = 0 * tilt, 0 * tilt + 1
+    cosine, sine = np.cos(tilt), np.sin(tilt)
+    about_y = np.array([[cosine, zero, sine], [zero, one, zero], [-sine, zero, cosine]])
+    poses = np.repeat(random_rotations(TILT_PARTICLES, generator), TILTS, axis=0)
+    rotations = np.moveaxis(about_y, 2, 0) @ poses
+    images = project_blobs(centers, rotations, BOX)
+    images += 0.1 * images.std() * generator.standard_normal(images.shape)
+    paths = TiltSeries(folder / "tilts.star", folder / "poses.pkl", folder / "ctf.pkl")
+    with mrcfile.new(folder / "tilts.mrcs") as mrc:
+        mrc.set_data(images.astype(np.float32))
+    columns = ["_rlnImageName", "_rlnGroupName", "_rlnCtfScalefactor"]
+    rows = [
+        f"{number + 1:06d}@tilts.mrcs particle_{number // TILTS} {1 - 0.1 * (number % TILTS)}"
+        for number in range(len(images))
+    ]
+    header = ["", "data_", "", "loop_"] + [f"{c} #{i + 1}" for i, c in enumerate(columns)]
+    paths.star.write_text("\n".join([*header, *rows, ""]))
+    shifts = np.zeros((len(images), 2), np.float32)
+    save_pickle(paths.poses, (rotations.astype(np.float32), shifts))
+    row = [BOX, APIX, 1e1, 1e1, 0.0, 300.0, 0.0, 1.0, 0.0]
+    save_pickle(paths.ctf, np.tile(row, (len(images), 1)).astype(np.float32))
+    return paths
+
+
+TILT_PARTICLES, TILTS = 70, 3
+# A shuffled subset with gaps: a row of z is the particle of another number.
+CHOSEN = np.random.default_rng(3).permutation(PARTICLES)[:150]
+CHOSEN_TILTED = np.random.default_rng(4).permutation(TILT_PARTICLES)[:60]
+DEC_SIZE = ["--dim", 32, "--layers", 2, "--pe-dim", 8]
+EPOCHS = ["-n", 2, "--no-amp", "--seed", 0]
+BATCHES = ["-b", 20, *EPOCHS]
+TILTED = [*VAE_SIZE, "--encode-mode", "tilt", "--ntilts", TILTS, "--dose-per-tilt", 3]
+TILTED += ["--tdim", 16, "--tlayers", 1, "--t-emb-dim", 8]
+# A pose search that finds nothing, but writes every file: coarse, of few frequencies and shifts.
+SEARCH = ["--l-start", 4, "--l-end", 6, "--niter", 1, "--base-healpy", 1, "--nkeptposes", 2]
+SEARCH += ["--t-ngrid", 3, "--t-extent", 2]
+AI = [*EPOCHS, *DEC_SIZE, *SEARCH, "--epochs-pose-search", 1, "--n-imgs-pretrain", 50]
+AI += ["--num-workers", 0, "--batch-size-hps", 20, "--batch-size-sgd", 20]
+
+# name: (command, its inputs, zdim or None, further arguments)
+KINDS = {
+    "ind": ("train_vae", "posed", 3, [*BATCHES, *VAE_SIZE, "--ind", "CHOSEN"]),
+    "pose_sgd": (
+        "train_vae",
+        "posed",
+        3,
+        [*BATCHES, *VAE_SIZE, "--do-pose-sgd", "--domain", "hartley"],
+    ),
+    "tilt": ("train_vae", "tilted", 3, [*BATCHES, *TILTED]),
+    "tilt_ind": ("train_vae", "tilted", 3, [*BATCHES, *TILTED, "--ind", "CHOSEN_TILTED"]),
+    "zdim_1": ("train_vae", "posed", 1, [*BATCHES, *VAE_SIZE]),
+    "zdim_2": ("train_vae", "posed", 2, [*BATCHES, *VAE_SIZE]),
+    "dec": ("train_dec", "posed", 3, [*BATCHES, *DEC_SIZE]),
+    "dec_ind": ("train_dec", "posed", 3, [*BATCHES, *DEC_SIZE, "--ind", "CHOSEN"]),
+    "abinit_het_old": ("abinit_het_old", "unposed", 3, [*BATCHES, *VAE_SIZE, *SEARCH]),
+    "abinit": ("abinit", "unposed", 3, AI),
+    "abinit_ind": ("abinit", "unposed", 2, [*AI, "--ind", "CHOSEN"]),
+    "abinit_geom": ("abinit", "unposed", 1, [*AI, "--pe-type-conf", "geom", "--max-freq", 10]),
+    "train_nn": ("train_nn", "posed", None, [*BATCHES, *DEC_SIZE]),
+    "abinit_homo_old": ("abinit_homo_old", "unposed", None, [*BATCHES, *DEC_SIZE, *SEARCH]),
+    "abinit_zdim_0": ("abinit", "unposed", 0, AI),
+}
+WITHOUT_LATENTS = ("train_nn", "abinit_homo_old", "abinit_zdim_0")
+
+
+@pytest.fixture(scope="session")
+def workdir_of(tmp_path_factory, stack, tilt_series):
+    """workdir_of(name): a workdir of one of KINDS, made once; read only: copy it to change it."""
+    root = tmp_path_factory.mktemp("kinds")
+    for name, numbers in {"CHOSEN": CHOSEN, "CHOSEN_TILTED": CHOSEN_TILTED}.items():
+        save_pickle(root / f"{name}.pkl", numbers)
+    inputs = {
+        "unposed": [stack.particles, "--ctf", stack.ctf],
+        "posed": [stack.particles, "--ctf", stack.ctf, "--poses", stack.poses],
+        "tilted": [tilt_series.star, "--ctf", tilt_series.ctf, "--poses", tilt_series.poses],
+    }
+
+    def made(name):
+        folder = root / name / "workdir"
+        if not folder.exists():
+            command, source, zdim, options = KINDS[name]
+            options = [root / f"{o}.pkl" if str(o).startswith("CHOSEN") else o for o in options]
+            options += [] if zdim is None else ["--zdim", zdim]
+            options += [] if zdim is None or command == "train_nn" else ["--no-analysis"]
+            options += ["--pretrain", 20] if command.endswith("_old") else []
+            torch.manual_seed(0)
+            run_cryodrgn(command, *inputs[source], "-o", folder, *options)
+        return folder
+
+    return made

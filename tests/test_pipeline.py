@@ -84,6 +84,7 @@ def test_distances_obey_their_laws(folder):
     with np.load(folder / "distances.npz") as found:
         d, raw, rotations = found["distances"], found["raw_distances"], found["rotations"]
         indices, is_test = found["landmark_indices"], found["is_test"]
+        np.testing.assert_array_equal(indices, found["landmark_rows"])  # trained without --ind
         assert {found[name].dtype for name in ("distances", "rotations")} == {np.dtype("float32")}
     assert d.shape == (60, 60) and len(set(indices)) == 60
     assert is_test.sum() == 20 and is_test[:20].all()
@@ -111,7 +112,7 @@ def test_saved_models_are_the_very_models(folder, workdir):
     found = MetricMap.load(folder / "models").transform(z)
     np.testing.assert_allclose(found, z_metric, rtol=1e-5, atol=1e-5 * np.abs(z_metric).max())
     with np.load(folder / "distances.npz") as saved:
-        rows, d = saved["landmark_indices"][:20], saved["distances"][:20, :20]
+        rows, d = saved["landmark_rows"][:20], saved["distances"][:20, :20]
     upper = np.triu_indices(20, 1)
     h = DistanceNet.load(folder / "models").predict_matrix(z[rows])[upper]
     reported = json.loads((folder / "fidelity.json").read_text())["h_psi"]
@@ -271,7 +272,7 @@ def test_representatives_lie_in_the_medoids_frame(trained):
     run(trained)
     folder = next(trained.glob("metric_embed.*"))
     with np.load(folder / "distances.npz") as found:
-        medoid = found["landmark_indices"][found["distances"].sum(axis=1).argmin()]
+        medoid = found["landmark_rows"][found["distances"].sum(axis=1).argmin()]
     opened = open_workdir(trained)
     with quiet():
         frame = Decoder.from_workdir(opened, device="cpu").decode(opened.latents[[medoid]])[0]

@@ -146,6 +146,71 @@ def test_inputs_are_looked_for_as_written_then_here_then_in_the_parent(tmp_path,
     assert find_input(written, workdir) == written
 
 
+# -- the particles' numbers
+
+
+def test_without_ind_particles_are_numbered_by_rows(vae_workdir, caplog):
+    indices = open_workdir(vae_workdir).particle_indices
+    np.testing.assert_array_equal(indices, np.arange(200))
+    assert indices.dtype == np.int64 and not caplog.text
+
+
+@pytest.mark.parametrize("where", ["as written", "beside the files", "in the parent"])
+def test_ind_of_the_training_numbers_the_particles(copied, tmp_path, caplog, where):
+    chosen = np.random.default_rng(0).permutation(1000)[:200]
+    folders = {"as written": tmp_path / "data", "beside the files": copied}
+    folder = folders.get(where, copied.parent)
+    folder.mkdir(exist_ok=True)
+    (folder / "ind.pkl").write_bytes(pickle.dumps(chosen))
+    edit(copied, dataset_args={"ind": str(tmp_path / "data" / "ind.pkl")})
+    indices = open_workdir(copied).particle_indices
+    np.testing.assert_array_equal(indices, chosen)
+    assert indices.dtype == np.int64 and not caplog.text
+
+
+@pytest.mark.parametrize("written", [200, "200", "/where/it/ran/200"])
+def test_ind_of_drgnai_may_be_a_number(copied, caplog, written):
+    edit(copied, dataset_args={"ind": written})
+    np.testing.assert_array_equal(open_workdir(copied).particle_indices, np.arange(200))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.arange(199),
+        np.arange(200.0),
+        np.arange(200) - 1,
+        np.ones(200, bool),
+        np.arange(400).reshape(200, 2),
+        [[1], [2, 3]],
+        "text",
+        None,
+    ],
+    ids=["few", "floats", "negative", "mask", "table", "ragged", "text", "none"],
+)
+def test_unusable_ind_is_a_loud_warning(copied, caplog, value):
+    (copied / "ind.pkl").write_bytes(pickle.dumps(value))
+    edit(copied, dataset_args={"ind": "stale/ind.pkl"})
+    np.testing.assert_array_equal(open_workdir(copied).particle_indices, np.arange(200))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "ROWS OF Z" in caplog.text and "ind.pkl" in caplog.text
+
+
+@pytest.mark.parametrize("written", ["stale/ind.pkl", 199])
+def test_missing_ind_is_a_loud_warning(copied, caplog, written):
+    edit(copied, dataset_args={"ind": written})
+    np.testing.assert_array_equal(open_workdir(copied).particle_indices, np.arange(200))
+    assert "ROWS OF Z" in caplog.text and str(written) in caplog.text
+
+
+def test_damaged_ind_is_a_loud_warning(copied, caplog):
+    (copied / "ind.pkl").write_bytes(b"text")
+    edit(copied, dataset_args={"ind": "ind.pkl"})
+    np.testing.assert_array_equal(open_workdir(copied).particle_indices, np.arange(200))
+    assert "ROWS OF Z" in caplog.text and "not a pickle" in caplog.text
+
+
 # -- what is refused
 
 
@@ -157,22 +222,6 @@ def test_not_a_workdir(tmp_path):
     (tmp_path / "config.pkl").touch()
     with pytest.raises(WorkdirError, match="old cryoDRGN"):
         open_workdir(tmp_path)
-
-
-KINDS = {
-    "abinit": {"top": {"data_norm_mean": 0.0}},
-    "abinit --zdim 0": {"top": {"data_norm_mean": 0.0}, "model_args": {"zdim": 0}},
-    "abinit_het_old": {"dataset_args": {"poses": None}},
-    "train_nn": {"model_args": {"players": None, "zdim": None, "layers": 3}},
-    "abinit_homo_old": {"model_args": {"players": None, "zdim": None}},
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_other_kinds_are_named(copied, kind):
-    edit(copied, **KINDS[kind])
-    with pytest.raises(WorkdirError, match=f"`{kind}`"):
-        open_workdir(copied)
 
 
 @pytest.mark.parametrize(
@@ -247,13 +296,14 @@ class Bomb:
         return os.system, (f"touch {self.trace}",)
 
 
-@pytest.mark.parametrize("name", ["z.2.pkl", "weights.2.pkl", "ctf.pkl"])
+@pytest.mark.parametrize("name", ["z.2.pkl", "weights.2.pkl", "ctf.pkl", "ind.pkl"])
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_bombs_do_not_go_off(copied, name, protocol):
     trace = copied / "executed"
     data = pickle.dumps([np.zeros((2, 3)), Bomb(trace)], protocol=protocol)
     (copied / name).write_bytes(data)
-    edit(copied, dataset_args={"ctf": str(copied / "ctf.pkl")} if name == "ctf.pkl" else {})
+    if name in ("ctf.pkl", "ind.pkl"):
+        edit(copied, dataset_args={name.removesuffix(".pkl"): name})
     with pytest.raises(UnsafeFileError, match=name) as caught:
         load_checkpoint(open_workdir(copied).weights_path)
     assert not trace.exists()

@@ -86,7 +86,7 @@ def score_embedding(workdir: Path, folder: MetricFolder, started: float = 0.0) -
     z_metric = load_latents(folder.z_metric)
     with np.load(folder.distances) as measured:
         test = measured["is_test"].astype(bool)
-        rows, delta = measured["landmark_indices"][test], measured["distances"][test][:, test]
+        rows, delta = measured["landmark_rows"][test], measured["distances"][test][:, test]
     true = truth.true_distances(rows[:, None], rows[None, :])
     spaces = reference_spaces(z, rows, z_metric.shape[1], seed=0) | {"z_metric": z_metric[rows]}
     upper = np.triu_indices(len(rows), 1)

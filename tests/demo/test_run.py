@@ -34,7 +34,7 @@ def perfect(tmp_path, shipped):
     save_pickle(folder.z_metric, points)
     distances = truth.true_distances(rows[:, None], rows[None, :])
     is_test = np.arange(40) < 30
-    save_npz(folder.distances, landmark_indices=rows, is_test=is_test, distances=distances)
+    save_npz(folder.distances, landmark_rows=rows, is_test=is_test, distances=distances)
     return folder
 
 
