@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryodrgn_metric.devices import pick_device
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.host_models import HostModel, load_host_model
 from cryodrgn_metric.workdir import Workdir
@@ -76,7 +77,7 @@ class Decoder:
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.device = _device(device)
+        self.device = pick_device(device)
         self.dtype = dtype
         self.volume_dtype = torch.promote_types(dtype, torch.float32)
         self.model = model.moved(self.device, self.volume_dtype)
@@ -362,9 +363,3 @@ def _inverse_hartley(hartley: Tensor) -> Tensor:
     spectrum = torch.fft.fftn(torch.fft.fftshift(hartley, dim=axes), dim=axes, norm="forward")
     volumes: Tensor = torch.fft.fftshift(spectrum.real - spectrum.imag, dim=axes)
     return volumes
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is not None:
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn.functional import huber_loss, pdist
 from tqdm.auto import tqdm
 
+from cryodrgn_metric.devices import pick_device
 from cryodrgn_metric.errors import ArgumentError, MetricError
 from cryodrgn_metric.networks import (
     Perceptron,
     as_latents,
     evaluate_in_chunks,
     load_network,
-    pick_device,
     save_network,
 )
 from cryodrgn_metric.threads import one_thread

@@ -23,7 +23,6 @@ __all__ = [
     "as_latents",
     "evaluate_in_chunks",
     "load_network",
-    "pick_device",
     "save_network",
 ]
 
@@ -126,13 +125,6 @@ def evaluate_in_chunks(network: nn.Module, rows: Tensor, device: torch.device) -
         starts = range(0, max(1, len(rows)), ROWS_PER_CHUNK)
         chunks = [network(rows[i : i + ROWS_PER_CHUNK].to(device)).cpu() for i in starts]
     return torch.cat(chunks)
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """Returns the device asked for; by default CUDA where present, else the CPU."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def save_network(

@@ -113,6 +113,7 @@ def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
     if kind == "abinit" and number == 0:
         logger.warning("%s: epoch 0 of abinit is pretraining: its latents are noise.", folder)
     latents, logvar = _read_latents(z_path, int(config["model_args"]["zdim"]))
+    _require_row_count(config, folder, z_path, len(latents))
     return Workdir(
         path=folder,
         epoch=number,
@@ -306,6 +307,37 @@ def _checked_latents(value: object, path: Path) -> np.ndarray:
             "diverged. Choose an earlier epoch with --epoch."
         )
     return latents
+
+
+def _require_row_count(config: dict[str, Any], folder: Path, z_path: Path, count: int) -> None:
+    """A row of z for each row of poses and CTF, where the run took all images, one a particle."""
+    if config["dataset_args"].get("ind") is not None or _is_tilt(config):
+        return
+    for name in ("poses", "ctf"):
+        written = config["dataset_args"].get(name)
+        path = find_input(written, folder) if isinstance(written, str) and written else None
+        rows = None if path is None else _row_count(load_pickle(path))
+        if rows in (None, count):
+            continue
+        text = f"{z_path} holds {count} particles, but {path} {rows}"
+        # of the CTF only a pixel size is needed; a file found elsewhere may be another's
+        if name == "ctf" or str(path) != written:
+            logger.warning("%s: is that the file of this training?", text)
+            continue
+        raise WorkdirError(
+            f"{text}. One of them is of another training: put the right one in its place, or "
+            "choose another --epoch."
+        )
+
+
+def _is_tilt(config: dict[str, Any]) -> bool:
+    return bool(config["model_args"].get("encode_mode") == "tilt")
+
+
+def _row_count(table: object) -> int | None:
+    """Rows of ctf.pkl, an array, or of poses.pkl, rotations and perhaps translations."""
+    first = table[0] if isinstance(table, tuple) and table else table
+    return len(first) if isinstance(first, np.ndarray) and first.ndim else None
 
 
 # -- the particles' numbers

@@ -87,13 +87,13 @@ def test_config_without_weights(refusal, copied):
 
 SPOILED = {
     "NaN": (lambda z: spoil(z, 3, np.nan), "1 of 200 particles have NaN"),
+    "another length": (lambda z: z[:150], "z.2.pkl holds 150 particles"),
     "infinity": (lambda z: spoil(z, slice(2), np.inf), "2 of 200 particles have NaN or infinite"),
     "other columns": (lambda z: z[:, :2], "expected (N, 3) latents"),
     "one dimension": (lambda z: z.ravel(), "expected an (N, zdim) array"),
     "no particle": (lambda z: z[:0], "empty"),
-    "one particle": (lambda z: z[:1], "got 1, all alike"),
+    "one particle": (lambda z: z[:1], "z.2.pkl holds 1 particles"),
     "all alike": (lambda z: 0 * z + 0.5, "got 200, all alike"),
-    "too few": (lambda z: z[:9], "at least 10 candidates for landmarks; got 9"),
 }
 
 
@@ -104,6 +104,20 @@ def test_latents(refusal, copied, case):
     said = refusal(copied, "--landmarks", 10)
     assert words in said
     assert "z.2.pkl" in said or "candidates" in said
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "got 1, all alike"), (9, "got 9")])
+def test_a_training_of_too_few_particles(refusal, copied, count, words):
+    rewrite_z(copied, lambda z: z[:count])
+    forget_poses(copied)
+    assert words in refusal(copied, "--landmarks", 10)
+
+
+def forget_poses(folder):
+    """Without them in config.yaml, nothing says how many particles there should be."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["dataset_args"]["poses"] = None
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
 # -- options
@@ -122,6 +136,8 @@ OPTIONS = {
     "infinite resolution": (("--low-pass", "inf"), "--low-pass must be a positive resolution"),
     "coarse resolution": (("--low-pass", 50), "Type --low-pass 36 or less"),
     "pixel size": (("--Apix", "nan"), "--Apix must be positive"),
+    "no such device": (("--device", "abacus"), "--device abacus cannot be used"),
+    "no such GPU": (("--device", "cuda:99"), "--device cuda:99 cannot be used"),
     "mask radius": (("--mask-radius", 1.5), "fraction of the half box"),
     "no mask": (("--mask", "nowhere.mrc"), "nowhere.mrc"),
     "no candidates": (("--ind", "nowhere.pkl"), "nowhere.pkl"),
@@ -158,11 +174,11 @@ def test_masks(refusal, vae_workdir, tmp_path, case):
     ("candidates", "words"),
     [
         (np.arange(5), "at least 10"),
-        (np.arange(190, 210), "0..199"),
+        (np.arange(195, 215), "got 5"),
         (np.linspace(0, 1, 20), "--ind"),
         ({"a": 1}, "--ind"),
     ],
-    ids=["few", "out of range", "fractions", "a dictionary"],
+    ids=["few", "of other particles", "fractions", "a dictionary"],
 )
 def test_candidates(refusal, vae_workdir, tmp_path, candidates, words):
     (tmp_path / "ind.pkl").write_bytes(pickle.dumps(candidates))
@@ -174,6 +190,7 @@ def test_candidates(refusal, vae_workdir, tmp_path, candidates, words):
 
 def test_fewer_particles_than_landmarks_uses_all_and_says_so(copied, tmp_path, capsys):
     rewrite_z(copied, lambda z: z[:30])
+    forget_poses(copied)
     run(copied, "-o", tmp_path / "out", "--landmarks", 100, "--skip-vol")
     assert "100 landmarks were asked for" in capsys.readouterr().err
     with np.load(tmp_path / "out" / "distances.npz") as found:

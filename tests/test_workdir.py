@@ -267,6 +267,26 @@ def test_malformed_latents(copied, value):
         open_workdir(copied)
 
 
+def test_z_of_another_length_than_the_poses(copied, tmp_path, caplog):
+    rows = np.zeros((150, 3, 3), np.float32)
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps((rows, rows[:, 0, :2])))
+    edit(copied, dataset_args={"poses": str(tmp_path / "other.pkl")})
+    with pytest.raises(WorkdirError, match=r"z\.2\.pkl holds 200 .*other\.pkl 150"):
+        open_workdir(copied)
+    # found by its name alone, it may be another data set's: that is no reason to refuse
+    edit(copied, dataset_args={"poses": "gone/other.pkl"})
+    (tmp_path / "other.pkl").rename(copied / "other.pkl")
+    assert len(open_workdir(copied).latents) == 200
+    assert "is that the file of this training?" in caplog.text
+
+
+def test_z_of_another_length_than_the_ctf_is_said(copied, tmp_path, caplog):
+    (tmp_path / "ctf.pkl").write_bytes(pickle.dumps(np.full((150, 9), 24.0)))
+    edit(copied, dataset_args={"ctf": str(tmp_path / "ctf.pkl")})
+    assert len(open_workdir(copied).latents) == 200
+    assert "holds 200 particles, but" in caplog.text
+
+
 def test_second_array_must_fit_the_first(copied):
     z = np.zeros((4, 3), np.float32)
     (copied / "z.2.pkl").write_bytes(pickle.dumps(z) + pickle.dumps(z[:3]))
