@@ -20,7 +20,7 @@ BOOT = ROOT / PACKAGE / "boot"
 # One line per level, lowest first; what stands right of a `<` may import what stands left of it.
 ORDER = """
     errors
-    config, artifacts, runlog, safe_files, so3, threads
+    batch, config, artifacts, runlog, safe_files, so3, threads
     workdir, pairs, fidelity
     decoder, landmarks, clusters
     volumes, networks
