@@ -20,7 +20,7 @@ from cryodrgn_metric.errors import ArgumentError
 
 __all__ = ["BatchConfig", "activation", "batch_script"]
 
-EXIT_TO_BE_CONTINUED = 75  # EX_TEMPFAIL: saved, and the same command goes on
+EXIT_UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: type the same again
 MARGIN_IN_SECONDS = 120  # between SIGTERM and the limit: what the run has to save a piece
 
 # What may stand in a #SBATCH line. Those aren't read by a shell: sbatch splits them at spaces by
@@ -123,12 +123,13 @@ def activation(prefix: str | None = None) -> str:
     return f'export PATH={shlex.quote(scripts)}:"$PATH"'
 
 
-def batch_script(config: BatchConfig, command: Sequence[str]) -> str:
+def batch_script(config: BatchConfig, command: Sequence[str], at_first: Sequence[str] = ()) -> str:
     """Write the job: what it asks for, the environment, the run, what follows its end.
 
     Arguments:
         config: what to ask for.
         command: the words of what to run, each as the program shall receive it.
+        at_first: further words for the job's first start alone.
 
     Returns:
         the text of a bash script, for `sbatch`.
@@ -138,7 +139,13 @@ def batch_script(config: BatchConfig, command: Sequence[str]) -> str:
         >>> "cryodrgn_metric embed '/data/my workdir' &" in script
         True
     """
-    parts = (_directives(config), OPENING, config.environment, _run(config, command), WAITING)
+    parts = (
+        _directives(config),
+        OPENING,
+        config.environment,
+        _run(config, command, at_first),
+        WAITING,
+    )
     return "\n\n".join(part for part in (*parts, _ending(config)) if part) + "\n"
 
 
@@ -169,11 +176,13 @@ say() { printf '%s metric_embed: %s\\n' "$(date '+%F %T')" "$*"; }
 say "start on $(hostname), SLURM_RESTART_COUNT=$restarts\""""
 
 
-def _run(config: BatchConfig, command: Sequence[str]) -> str:
-    words = " ".join(shlex.quote(word) for word in command)
+def _run(config: BatchConfig, command: Sequence[str], at_first: Sequence[str]) -> str:
+    # Positional parameters, for an empty array is an error to bash < 4.4 under `set -u`.
+    more = f'set --; [ "$restarts" -gt 0 ] || set -- {shlex.join(at_first)}\n' if at_first else ""
+    words = shlex.join(command) + (' "$@"' if at_first else "")
     return f"""\
 export OMP_NUM_THREADS="${{SLURM_CPUS_PER_TASK:-{config.cpus}}}"
-{words} &
+{more}{words} &
 run=$!
 trap 'terms=$((terms + 1)); kill -TERM "$run" 2>/dev/null' TERM
 # SIGTERM may have come while the environment was activated.
@@ -193,8 +202,8 @@ status=$?"""
 def _ending(config: BatchConfig) -> str:
     return f"""\
 # SIGTERM came before the run could listen to it: nothing was lost.
-[ "$status" -eq 143 ] && [ "$terms" -gt 0 ] && status={EXIT_TO_BE_CONTINUED}
-if [ "$status" -ne {EXIT_TO_BE_CONTINUED} ]; then
+[ "$status" -eq 143 ] && [ "$terms" -gt 0 ] && status={EXIT_UNFINISHED}
+if [ "$status" -ne {EXIT_UNFINISHED} ]; then
     say "ended with status $status"
     exit "$status"
 fi
@@ -203,16 +212,16 @@ state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format='%T %r')
 case "$state" in
     "RUNNING "* | *" TimeLimit" | "") ;;
     # Cancelled, preempted or requeued: scancel has the last word, and Slurm requeues by itself.
-    *) say "stopped by Slurm ($state); what was finished is saved"; exit {EXIT_TO_BE_CONTINUED} ;;
+    *) say "stopped by Slurm ($state); what was finished is saved"; exit {EXIT_UNFINISHED} ;;
 esac
 if [ "$restarts" -ge {config.max_restarts} ]; then
     say "restarted $restarts times (--max-restarts); what was finished is saved. Submit this" \\
         "script again to go on, with a longer --time if the log shows no progress"
-    exit {EXIT_TO_BE_CONTINUED}
+    exit {EXIT_UNFINISHED}
 fi
 if scontrol requeue "$SLURM_JOB_ID"; then
     say "requeued, to go on with what was finished"
 else
     say "could not be requeued; what was finished is saved. Submit this script again to go on"
 fi
-exit {EXIT_TO_BE_CONTINUED}"""
+exit {EXIT_UNFINISHED}"""

@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from cryodrgn_metric import __version__
-from cryodrgn_metric.batch import BatchConfig, activation, batch_script
+from cryodrgn_metric.batch import EXIT_UNFINISHED, BatchConfig, activation, batch_script
 from cryodrgn_metric.config import (
     LOSSES,
     SAMPLINGS,
@@ -53,7 +53,6 @@ __all__ = ["add_args", "embed_config", "main", "script"]
 
 EXIT_REFUSED = 2  # as argparse's own
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
-EXIT_UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: type the same again
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -403,8 +402,11 @@ def _sbatch(args: argparse.Namespace) -> None:
         embed_config(args)
         config = _batch_config(args)
         args.epoch = _epoch_to_run(args)
-        # As bytes: a file name need not be valid text.
-        sys.stdout.buffer.write(os.fsencode(batch_script(config, _embed_command(args))))
+        # Were it repeated at every start, no start would take up what the last one finished.
+        at_first = ["--restart"] if args.restart else []
+        args.restart = False
+        text = batch_script(config, _embed_command(args), at_first)
+        sys.stdout.buffer.write(os.fsencode(text))  # bytes: a file name need not be valid text
         sys.stdout.flush()
 
 

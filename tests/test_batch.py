@@ -167,7 +167,11 @@ class TestCommand:
         command.add_args(parser)
         wanted = parser.parse_args(typed)
         defaults = vars(parser.parse_args([str(DEMO)]))
-        assert {k for k, v in vars(wanted).items() if v == defaults[k]} == {"workdir", "distance"}
+        assert {k for k, v in vars(wanted).items() if v == defaults[k]} == {
+            "workdir",
+            "distance",
+            "restart",
+        }
         (line,) = (li for li in printed(*typed).splitlines() if li.startswith("cryodrgn_metric "))
         words = shlex.split(line.removesuffix(" &"))
         monkeypatch.chdir("/")
@@ -178,6 +182,15 @@ class TestCommand:
         """... except the epoch: a later start must not take up a later one."""
         assert f"\ncryodrgn_metric embed {DEMO} --epoch 120 &\n" in printed(DEMO)
         assert f"\ncryodrgn_metric embed {DEMO} &\n" in printed(DEMO, "--after", "7")
+
+    @pytest.mark.parametrize("count, restart", [("0", ["--restart"]), ("1", [])])
+    def test_all_is_computed_again_only_once(self, node, printed, tmp_path, count, restart):
+        """Else every start would throw away what the last one finished."""
+        node.stand_in("cryodrgn_metric", 'printf "%s\\n" "$@" > argv')
+        text = printed(DEMO, "--restart", "--env", "set -- of the environment")
+        assert node.run(text, SLURM_RESTART_COUNT=count)[0] == 0
+        received = (tmp_path / "argv").read_text().splitlines()
+        assert received == ["embed", str(DEMO), "--epoch", "120", *restart]
 
     def test_every_option_of_the_run_takes_one_value_or_none(self):
         """As _embed_command writes them."""
