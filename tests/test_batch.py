@@ -21,6 +21,7 @@ from cryodrgn_metric.batch import BatchConfig, activation, batch_script
 from cryodrgn_metric.errors import ArgumentError
 
 DEMO = Path(command.__file__).parent / "demo" / "data" / "workdir"
+PAGE = Path(__file__).parents[1] / "docs" / "batch.md"
 AWKWARD = [
     "plain",
     "two  spaces",
@@ -77,12 +78,13 @@ class Node:
         path.chmod(0o755)
 
     def start(self, script, **variables):
-        (self.folder / "job.sh").write_bytes(os.fsencode(script))
+        (self.folder / "node.sh").write_bytes(os.fsencode(script))
         paths = [str(self.folder / "bin"), os.environ["PATH"]]
         return subprocess.Popen(
-            ["bash", "job.sh"],
+            ["bash", "node.sh"],
             cwd=self.folder,
             env={**os.environ, "PATH": ":".join(paths), "SLURM_JOB_ID": "42", **variables},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -147,7 +149,7 @@ class TestCommand:
         received = [os.fsdecode(word) for word in (tmp_path / "argv").read_bytes().split(b"\0")]
         options = ["--epoch", "120", "--outdir", str(workdir / name), "--ind", str(workdir)]
         assert received[:-1] == ["embed", str(workdir), *options]
-        assert subprocess.run(["bash", "-n", tmp_path / "job.sh"]).returncode == 0
+        assert subprocess.run(["bash", "-n", tmp_path / "node.sh"]).returncode == 0
         assert all(" " not in line and "evil" not in line for line in directives(text)[1:])
 
     @pytest.mark.parametrize("name", AWKWARD)
@@ -439,3 +441,24 @@ class TestEndings:
     def test_the_run_uses_the_cores_that_slurm_gave(self, node):
         node.stand_in("run", 'echo "threads $OMP_NUM_THREADS"')
         assert "threads 3\n" in node.run(SCRIPT, SLURM_CPUS_PER_TASK="3")[1]
+
+
+def test_the_commands_of_the_page_are_accepted(node, printed, monkeypatch, tmp_path):
+    """What is typed there, by real bash; the workdir has the epochs that the page names."""
+    shutil.copytree(DEMO, tmp_path / "00_vae128")
+    for epoch in (25, 37, 49):
+        for kind in ("z", "weights"):
+            shutil.copy(DEMO / f"{kind}.120.pkl", tmp_path / "00_vae128" / f"{kind}.{epoch}.pkl")
+    node.stand_in("cryodrgn_metric", '(printf "%s\\0" "$@"; echo) >> typed')
+    node.stand_in("sbatch", "cat > /dev/null; echo 1234")
+    node.stand_in("tail", "true")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert node.run("".join(blocks) + "wait\n")[0] == 0
+    typed = [line.split("\0")[:-1] for line in (tmp_path / "typed").read_text().splitlines()]
+    monkeypatch.chdir(tmp_path)
+    scripts = [printed(*words[1:]) for words in typed if words[0] == "sbatch"]
+    assert len(scripts) == 6 and "--dependency=afterok:1234\n" in scripts[2]
+    (by_hand,) = (words for words in typed if words[0] != "sbatch")
+    parser = argparse.ArgumentParser()
+    command.add_args(parser)
+    assert by_hand[0] == "embed" and parser.parse_args(by_hand[1:]).epoch == 49
