@@ -33,6 +33,7 @@ __all__ = [
     "keep_only",
     "plain",
     "remove_drafts",
+    "remove_other_clusters",
     "require_space",
     "save_columns",
     "save_csv",
@@ -174,6 +175,22 @@ class MetricFolder:
     def volume(self, count: int, number: int) -> Path:
         """The volume of one representative; numbered from 1."""
         return self.kmeans(count) / f"vol_{number:03d}.mrc"
+
+
+def remove_other_clusters(folder: MetricFolder, count: int) -> None:
+    """Remove the k-means of earlier runs with other --ksample: labels of an older z'.
+
+    Arguments:
+        folder: the output folder of the run that writes there now.
+        count: the number of clusters of this run.
+    """
+    for kmeans in folder.analysis.glob("kmeans*"):
+        if kmeans == folder.kmeans(count):
+            continue
+        for pattern in ("labels.pkl", "centers.txt", "centers_ind.txt", "vol_*.mrc"):
+            keep_only(kmeans, [], pattern)
+        if not any(kmeans.iterdir()):  # something of the user's may lie there, too
+            kmeans.rmdir()
 
 
 def _flush(path: Path, flags: int) -> None:

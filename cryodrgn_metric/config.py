@@ -7,6 +7,7 @@ argparse.Namespace. All of them together are written to metric_embed.yaml.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from cryodrgn_metric.errors import ArgumentError
 
@@ -66,11 +67,11 @@ class VolumeConfig:
         )
         low_pass = self.low_pass_in_angstroms
         _require(
-            low_pass is None or low_pass > 0,
+            low_pass is None or 0 < low_pass < inf,
             f"--low-pass must be a positive resolution in Å; got {low_pass}.",
         )
         apix = self.apix_in_angstroms
-        _require(apix is None or apix > 0, f"--Apix must be positive, in Å; got {apix}.")
+        _require(apix is None or 0 < apix < inf, f"--Apix must be positive, in Å; got {apix}.")
         _require(
             0 < self.mask_radius <= 0.98,
             f"--mask-radius is a fraction of the half box in (0, 0.98]; got {self.mask_radius}.",
@@ -84,11 +85,13 @@ class DistanceConfig:
     distance: str = "so3"
     scale: str = "none"
     pairs_per_tile: int = 512
+    pairs_per_block: int = 4096  # kept as one file: some seconds of work, and few enough files
 
     def __post_init__(self) -> None:
         _require(self.distance == "so3", f"--distance must be so3; got {self.distance!r}.")
         _require(self.scale in SCALES, f"--scale must be none or unit; got {self.scale!r}.")
-        _require(self.pairs_per_tile > 0, "pairs_per_tile must be positive.")
+        least = min(self.pairs_per_tile, self.pairs_per_block)
+        _require(least > 0, f"pairs per tile and per block must be at least 1; got {least}.")
 
 
 @dataclass(frozen=True)
@@ -150,3 +153,8 @@ class EmbedConfig:
     distance_net: DistanceNetConfig = field(default_factory=DistanceNetConfig)
     metric_map: MetricMapConfig = field(default_factory=MetricMapConfig)
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.seed < 2**32, f"--seed must be a number from 0 to 2^32 - 1; got {self.seed}."
+        )

@@ -133,7 +133,11 @@ def choose_landmarks(
     pool = candidate_pool(candidates, len(z))
     count = min(config.count, len(pool))
     if count < config.count:
-        logger.warning("only %d candidate particles for %d landmarks", count, config.count)
+        logger.warning(
+            "%d landmarks were asked for; there are %d candidates: all are used.",
+            config.count,
+            count,
+        )
     test_rng, sketch_rng, role_rng = np.random.default_rng(seed).spawn(3)
     n_test = _test_size(count)
     test = test_rng.choice(pool, n_test, replace=False)

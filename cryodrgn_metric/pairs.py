@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["PAIRS_PER_BLOCK", "RowTile", "row_tiles", "tile_blocks"]
-
-PAIRS_PER_BLOCK = 4096
-"""Kept as one piece: a few seconds of work on two cores, and few enough files for thousands of
-landmarks."""
+__all__ = ["RowTile", "row_tiles", "tile_blocks"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +36,7 @@ def row_tiles(count: int, pairs_per_tile: int) -> Iterator[RowTile]:
             yield RowTile(row, start, min(start + pairs_per_tile, count))
 
 
-def tile_blocks(
-    count: int, pairs_per_tile: int, pairs_per_block: int = PAIRS_PER_BLOCK
-) -> list[list[RowTile]]:
+def tile_blocks(count: int, pairs_per_tile: int, pairs_per_block: int) -> list[list[RowTile]]:
     """The same tiles in the same order, gathered into blocks of about `pairs_per_block` pairs.
 
     Arguments:

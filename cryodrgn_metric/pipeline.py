@@ -141,9 +141,7 @@ def _measure_distances(run: Run, landmarks: Landmarks) -> _Measured:
     landmarks, features = landmarks.only(usable), features[..., torch.from_numpy(usable)]
     is_train = torch.zeros(len(landmarks), dtype=torch.bool)
     is_train[landmarks.train] = True
-    stage = run.cache.stage(
-        "distances", volumes=key, pairs_per_tile=run.config.distances.pairs_per_tile
-    )
+    stage = run.cache.stage("distances", volumes=key, config=run.config.distances)
     with run.watch.stage("distances"):
         found = run.distance.pairwise(features, fit_on=is_train, store=stage)
     _tell_reuse("distances", "blocks of pairs", stage)
@@ -340,6 +338,7 @@ def _cluster(run: Run, z_metric: np.ndarray, measured: _Measured) -> Clusters:
         with run.watch.stage("representative volumes"):
             written = _write_representatives(run, clusters, measured)
     artifacts.keep_only(run.folder.kmeans(count), [path.name for path in written], "vol_*.mrc")
+    artifacts.remove_other_clusters(run.folder, count)
     return clusters
 
 

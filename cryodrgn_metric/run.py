@@ -15,7 +15,7 @@ from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.streaming import VolumeStream
-from cryodrgn_metric.errors import ArgumentError, VolumeError
+from cryodrgn_metric.errors import ArgumentError, VolumeError, WorkdirError
 from cryodrgn_metric.landmarks import candidate_pool
 from cryodrgn_metric.runlog import Stopwatch
 from cryodrgn_metric.safe_files import load_pickle
@@ -26,6 +26,7 @@ from cryodrgn_metric.workdir import Workdir, open_workdir
 __all__ = ["Run", "prepare"]
 
 DEFAULT_BOX = 64
+FEWEST_SHELLS = 2  # of Fourier voxels that --low-pass must leave
 
 
 @dataclass
@@ -89,6 +90,7 @@ def prepare(config: EmbedConfig) -> Run:
         MetricError: The workdir, an option, a mask or the output folder is refused.
     """
     workdir = open_workdir(config.workdir, config.epoch)
+    _require_spread(workdir)
     folder = MetricFolder(Path(config.outdir or workdir.outdir), workdir.epoch)
     folder.require_ours()
     pool = _candidates(config, workdir)
@@ -99,6 +101,7 @@ def prepare(config: EmbedConfig) -> Run:
         full_box=workdir.box_size,
         max_frequency=stream.max_frequency,
         pairs_per_tile=config.distances.pairs_per_tile,
+        pairs_per_block=config.distances.pairs_per_block,
         unit_norm=config.distances.scale == "unit",
         device=stream.decoder.device,
         progress=True,
@@ -107,6 +110,16 @@ def prepare(config: EmbedConfig) -> Run:
     digests = {name: sha256_of(path) for name, path in inputs.items()}
     cache = StageCache(folder.cache, config.restart)
     return Run(config, workdir, folder, cache, inputs, digests, pool, stream, distance)
+
+
+def _require_spread(workdir: Workdir) -> None:
+    latents = workdir.latents
+    if len(latents) < 2 or (latents == latents[0]).all():
+        raise WorkdirError(
+            f"{workdir.z_path}: expected particles with different latents; got {len(latents)}, "
+            "all alike: there is no heterogeneity to embed. Choose another --epoch, or train with "
+            "a smaller --beta."
+        )
 
 
 def _candidates(config: EmbedConfig, workdir: Workdir) -> np.ndarray:
@@ -154,7 +167,16 @@ def _apix_at_box(config: EmbedConfig, workdir: Workdir, box: int) -> float:
 
 def _max_frequency(config: EmbedConfig, workdir: Workdir, box: int) -> float | None:
     resolution = config.volumes.low_pass_in_angstroms
-    return None if resolution is None else box * _apix_at_box(config, workdir, box) / resolution
+    if resolution is None:
+        return None
+    length_in_angstroms = box * _apix_at_box(config, workdir, box)
+    if length_in_angstroms < FEWEST_SHELLS * resolution:
+        raise ArgumentError(
+            f"--low-pass {resolution:g} leaves nothing to compare: the box is "
+            f"{length_in_angstroms:.0f} Å wide. Type --low-pass "
+            f"{length_in_angstroms / FEWEST_SHELLS:.0f} or less, or correct --Apix."
+        )
+    return length_in_angstroms / resolution
 
 
 def _input_files(config: EmbedConfig, workdir: Workdir) -> dict[str, Path]:

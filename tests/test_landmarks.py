@@ -60,7 +60,7 @@ def test_fewer_particles_than_landmarks(count: int, caplog: pytest.LogCaptureFix
     marks = choose_landmarks(latents(count), LandmarkConfig(500), seed=0)
     assert np.array_equal(np.sort(marks.indices), np.arange(count))
     assert min(len(marks.test), len(marks.validation), len(marks.train)) >= 1
-    assert f"only {count} candidate" in caplog.text
+    assert f"there are {count} candidates: all are used" in caplog.text
 
 
 def test_farthest_covers_better_than_random() -> None:

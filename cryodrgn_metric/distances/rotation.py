@@ -79,6 +79,7 @@ class RotationDistance:
         max_frequency: Radius of the Fourier ball, 1/box; n/2 - 1 at most, and if None.
         lmax: Angular band limit; None: found by `calibrate`, so that Delta is converged.
         pairs_per_tile: Pairs worked on at once; bounds the memory.
+        pairs_per_block: Pairs kept together by the `store` of `pairwise`.
         unit_norm: Divide each volume by its norm first (contrast drift).
         dtype: torch.float32 or torch.float64.
         device: Where coefficients live and pairs are computed.
@@ -93,6 +94,7 @@ class RotationDistance:
     max_frequency: float | None = None
     lmax: int | None = None
     pairs_per_tile: int = 512
+    pairs_per_block: int = 4096
     unit_norm: bool = False
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
@@ -200,7 +202,9 @@ class RotationDistance:
     ) -> PairwiseDistances:
         search = RotationSearch(coefficients, self.dtype, torch.device(self.device))
         result = _empty_result(search.count, self.dtype)
-        blocks = dict(enumerate(tile_blocks(search.count, self.pairs_per_tile)))
+        blocks = dict(
+            enumerate(tile_blocks(search.count, self.pairs_per_tile, self.pairs_per_block))
+        )
         kept = {number: piece for number in blocks if (piece := store.load(number)) is not None}
         for number, piece in kept.items():
             _store_block(result, blocks.pop(number), torch.from_numpy(piece))
