@@ -142,11 +142,26 @@ def test_a_job_goes_on_where_its_limit_stopped_it(cluster, jobs, name, state):
     assert state in log
 
 
-def test_scancel_has_the_last_word(cluster, tmp_path):
-    number = cluster.submit(counting(60), cwd=tmp_path)
+def started(cluster, folder, pieces):
+    """The number of a counting job that has saved a piece."""
+    number = cluster.submit(counting(pieces), cwd=folder)
     cluster.wait(number, "RUNNING")
-    while not (tmp_path / "done").exists():
+    while not (folder / "done").exists():
         time.sleep(0.1)
+    return number
+
+
+def test_a_requeue_from_outside_is_left_to_slurm(cluster, tmp_path):
+    """As Slurm does after preemption: one restart, not two."""
+    number = started(cluster, tmp_path, 8)
+    cluster.run("scontrol", "requeue", number)
+    job, log = cluster.wait(number, *ENDED), Submitted(number, tmp_path).log
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
+    assert "stopped by Slurm (" in log and "requeued, to go on" not in log
+
+
+def test_scancel_has_the_last_word(cluster, tmp_path):
+    number = started(cluster, tmp_path, 60)
     cluster.run("scancel", number)
     cluster.wait(number, "CANCELLED")
     time.sleep(2)
