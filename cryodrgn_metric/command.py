@@ -18,6 +18,7 @@ See also
 --------
 `cryodrgn_metric embed` is this command for where Python's start-up hooks are off
 `cryodrgn_metric transform` for embedding other latents of the same model
+`cryodrgn_metric sbatch` for a Slurm job that runs this command
 
 """
 
@@ -31,6 +32,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from cryodrgn_metric import __version__
+from cryodrgn_metric.batch import EXIT_UNFINISHED, BatchConfig, activation, batch_script
 from cryodrgn_metric.config import (
     LOSSES,
     SAMPLINGS,
@@ -42,7 +44,7 @@ from cryodrgn_metric.config import (
     MetricMapConfig,
     VolumeConfig,
 )
-from cryodrgn_metric.errors import ArgumentError, MetricError
+from cryodrgn_metric.errors import ArgumentError, MetricError, WorkdirError
 
 # `cryodrgn` imports this module whatever its user typed: torch, numpy and everything above them
 # are imported by the functions that need them.
@@ -51,7 +53,6 @@ __all__ = ["add_args", "embed_config", "main", "script"]
 
 EXIT_REFUSED = 2  # as argparse's own
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
-EXIT_UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: type the same again
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -340,6 +341,123 @@ def _transform(args: argparse.Namespace) -> None:
         print(f"{outfile}: {z_metric.shape[0]} particles in {z_metric.shape[1]} dimensions")
 
 
+SBATCH_DOC = """Print a Slurm script that runs metric_embed and goes on after its time limit.
+
+Example usage
+-------------
+# Submit it at once, or look at it first
+$ cryodrgn_metric sbatch my_workdir --epoch 49 --partition gpu | sbatch
+$ cryodrgn_metric sbatch my_workdir --epoch 49 --partition gpu > job.sh
+
+# When the training job 1234 has ended well
+$ cryodrgn_metric sbatch my_workdir --epoch 49 --after 1234 | sbatch
+
+# All options of metric_embed are accepted; they are checked now, not when the job starts
+$ cryodrgn_metric sbatch my_workdir --epoch 49 --dim 4 --env "module load cryodrgn" | sbatch
+
+"""
+
+
+def _add_sbatch_args(parser: argparse.ArgumentParser) -> None:
+    add_args(parser)
+    group = parser.add_argument_group("Slurm job")
+    group.add_argument(
+        "--after",
+        metavar="JOBID",
+        help="Start when this job has ended well (several: 1234:1235); WORKDIR and the epoch\n"
+        "need not exist yet",
+    )
+    group.add_argument(
+        "--time",
+        default=BatchConfig.time,
+        help="Limit of one start, as for sbatch; the job then requeues itself and goes on\n"
+        "(default: %(default)s)",
+    )
+    group.add_argument("--partition", help="Partition (default: the cluster's)")
+    group.add_argument("--account", help="Account (default: the user's)")
+    group.add_argument(
+        "--gres",
+        default=BatchConfig.gres,
+        help="Generic resources; '' for none (default: %(default)s)",
+    )
+    group.add_argument(
+        "--cpus", type=int, default=BatchConfig.cpus, help="CPU cores (default: %(default)s)"
+    )
+    group.add_argument("--mem", default=BatchConfig.mem, help="Memory (default: %(default)s)")
+    group.add_argument(
+        "--env",
+        metavar="LINE",
+        help="Shell line that makes cryodrgn_metric available, used as it is\n"
+        "(default: activate the environment that this command runs in)",
+    )
+    group.add_argument(
+        "--max-restarts",
+        type=int,
+        default=BatchConfig.max_restarts,
+        help="After so many restarts, don't requeue any more (default: %(default)s)",
+    )
+
+
+def _sbatch(args: argparse.Namespace) -> None:
+    with _exit_statuses():
+        embed_config(args)
+        config = _batch_config(args)
+        args.epoch = _epoch_to_run(args)
+        # Were it repeated at every start, no start would take up what the last one finished.
+        at_first = ["--restart"] if args.restart else []
+        args.restart = False
+        text = batch_script(config, _embed_command(args), at_first)
+        sys.stdout.buffer.write(os.fsencode(text))  # bytes: a file name need not be valid text
+        sys.stdout.flush()
+
+
+def _batch_config(args: argparse.Namespace) -> BatchConfig:
+    return BatchConfig(
+        environment=activation() if args.env is None else args.env,
+        name=f"metric_embed-{os.path.basename(args.workdir)}",
+        time=args.time,
+        partition=args.partition,
+        account=args.account,
+        mem=args.mem,
+        cpus=args.cpus,
+        gres=args.gres,
+        after=args.after,
+        max_restarts=args.max_restarts,
+    )
+
+
+def _epoch_to_run(args: argparse.Namespace) -> int:
+    """The epoch in numbers, so that a restart doesn't take up a later one."""
+    if args.after is None:
+        from cryodrgn_metric.workdir import open_workdir
+
+        try:
+            found = open_workdir(args.workdir, args.epoch).epoch
+        except WorkdirError as error:
+            hint = "If a job is still training it, type --after JOBID as well."
+            raise type(error)(f"{error} {hint}") from None
+        return -1 if found is None else found
+    if not os.path.isdir(args.workdir):
+        note = f"{args.workdir} is not there yet; job {args.after} is expected to make it."
+        print(f"cryodrgn_metric: {note}", file=sys.stderr)
+    return int(args.epoch)
+
+
+def _embed_command(args: argparse.Namespace) -> list[str]:
+    """The words that run metric_embed with the options that differ from their defaults."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_args(parser)
+    # Not `cryodrgn metric_embed`, the same command where Python's start-up hooks are on: this
+    # also works where they are off, and doesn't wait for cryoDRGN's other commands to load.
+    words = ["cryodrgn_metric", "embed", args.workdir]
+    for action in parser._actions:
+        value = getattr(args, action.dest)
+        if action.option_strings and value != action.default:
+            words.append(action.option_strings[-1])
+            words += [] if action.nargs == 0 else [str(value)]
+    return words
+
+
 class _Subcommand(NamedTuple):
     """One subcommand in cryoDRGN's protocol: help text, options, what to run."""
 
@@ -352,6 +470,7 @@ SUBCOMMANDS = {
     "embed": _Subcommand(__doc__, add_args, main),
     "demo": _Subcommand(DEMO_DOC, _add_demo_args, _demo),
     "transform": _Subcommand(TRANSFORM_DOC, _add_transform_args, _transform),
+    "sbatch": _Subcommand(SBATCH_DOC, _add_sbatch_args, _sbatch),
 }
 
 

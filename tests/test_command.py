@@ -161,7 +161,7 @@ class TestScript:
             f"cryodrgn_metric {__version__}\n",
         )
 
-    @pytest.mark.parametrize("name", ["embed", "demo", "transform"])
+    @pytest.mark.parametrize("name", ["embed", "demo", "transform", "sbatch"])
     def test_subcommand_help(self, name, capsys):
         with pytest.raises(SystemExit) as stop:
             command.script([name, "-h"])

@@ -20,7 +20,7 @@ BOOT = ROOT / PACKAGE / "boot"
 # One line per level, lowest first; what stands right of a `<` may import what stands left of it.
 ORDER = """
     errors
-    config, artifacts, devices, runlog, safe_files, so3, termination, threads
+    config, batch, artifacts, devices, runlog, safe_files, so3, termination, threads
     cache, folder_lock
     workdir, pairs, fidelity
     host_models
