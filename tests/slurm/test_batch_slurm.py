@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cluster import slurm_cluster
+from running import hashes, unchanged
 
 import cryodrgn_metric
 from cryodrgn_metric.batch import BatchConfig, batch_script
@@ -100,13 +101,14 @@ def undisturbed(jobs, tmp_path_factory):
     """The folder of the same run without Slurm, computed while the jobs run."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [COMMAND, "embed", DEMO, *LONG, "-o", out],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    with unchanged(DEMO):
+        done = subprocess.run(
+            [COMMAND, "embed", DEMO, *LONG, "-o", out],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
     assert done.returncode == 0, done.stderr
     return out
 
@@ -121,6 +123,8 @@ def test_the_real_command_is_requeued_at_its_limit_and_finishes(cluster, jobs, u
     assert log.count("requeued, to go on") == int(job["Restarts"])
     assert "from an earlier run" in log and log.endswith("ended with status 0\n")
     (found,) = jobs["real"].folder.glob("work dir*/metric_embed.120")
+    after = hashes(found.parent)  # nothing of the user's has changed
+    assert {name: after.get(name) for name in hashes(DEMO)} == hashes(DEMO)
     for name in ("z_metric.pkl", "z_metric.csv", "analyze.120/kmeans20/vol_001.mrc"):
         assert (found / name).read_bytes() == (undisturbed / name).read_bytes(), name
     with (
