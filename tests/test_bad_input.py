@@ -303,8 +303,8 @@ def test_output_below_a_file(vae_workdir, tmp_path, capsys):
 SCRIPT = """
 import sys, warnings
 warnings.simplefilter("ignore")
-from cryodrgn_metric.command import script
-script(sys.argv[1:])
+from cryodrgn_metric.script import main
+main(sys.argv[1:])
 """
 
 

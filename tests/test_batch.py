@@ -16,7 +16,7 @@ from signal import SIGTERM
 
 import pytest
 
-from cryodrgn_metric import command
+from cryodrgn_metric import command, script
 from cryodrgn_metric.batch import BatchConfig, activation, batch_script
 from cryodrgn_metric.errors import ArgumentError
 
@@ -45,7 +45,7 @@ def printed(capfdbinary):
     """Type `cryodrgn_metric sbatch ...` and return what stdout received, byte for byte."""
 
     def type_(*arguments):
-        command.script(["sbatch", *map(str, arguments)])
+        script.main(["sbatch", *map(str, arguments)])
         return os.fsdecode(capfdbinary.readouterr().out)
 
     return type_
@@ -202,13 +202,13 @@ class TestCommand:
 
     def test_examples_are_accepted(self):
         parser = argparse.ArgumentParser()
-        command._add_sbatch_args(parser)
+        script._add_sbatch_args(parser)
         examples = re.findall(
-            r"^\$ cryodrgn_metric sbatch (.+) [|>] .+$", command.SBATCH_DOC, re.MULTILINE
+            r"^\$ cryodrgn_metric sbatch (.+) [|>] .+$", script.SBATCH_DOC, re.MULTILINE
         )
         assert len(examples) == 4
         for example in examples:
-            command._batch_config(parser.parse_args(shlex.split(example)))
+            script._batch_config(parser.parse_args(shlex.split(example)))
 
     @pytest.mark.parametrize(
         "arguments, message",
@@ -222,13 +222,13 @@ class TestCommand:
     )
     def test_refuses_before_anything_is_printed(self, capsys, arguments, message):
         with pytest.raises(SystemExit) as stop:
-            command.script(["sbatch", *map(str, arguments)])
+            script.main(["sbatch", *map(str, arguments)])
         shown = capsys.readouterr()
         assert (stop.value.code, shown.out) == (2, "")
         assert message in shown.err
 
     def test_a_workdir_of_the_future_needs_after(self, capsys, tmp_path):
-        command.script(["sbatch", str(tmp_path / "w"), "--epoch", "49", "--after", "12:13"])
+        script.main(["sbatch", str(tmp_path / "w"), "--epoch", "49", "--after", "12:13"])
         shown = capsys.readouterr()
         assert "#SBATCH --dependency=afterok:12:13\n" in shown.out
         assert f"{tmp_path / 'w'} --epoch 49 &" in shown.out

@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from cryodrgn_metric import __version__, command
+from cryodrgn_metric import __version__, command, script
 from cryodrgn_metric.config import (
     ClusterConfig,
     DistanceConfig,
@@ -149,13 +149,13 @@ class TestMain:
 
 class TestScript:
     def test_embed_is_the_same_command(self, pipeline):
-        command.script(["embed", "w", "--epoch", "4", "-d", "32"])
+        script.main(["embed", "w", "--epoch", "4", "-d", "32"])
         command.main(parse("w", "--epoch", "4", "-d", "32"))
         assert pipeline.configs[0] == pipeline.configs[1]
 
     def test_version(self, capsys):
         with pytest.raises(SystemExit) as stop:
-            command.script(["--version"])
+            script.main(["--version"])
         assert (stop.value.code, capsys.readouterr().out) == (
             0,
             f"cryodrgn_metric {__version__}\n",
@@ -164,14 +164,14 @@ class TestScript:
     @pytest.mark.parametrize("name", ["embed", "demo", "transform", "sbatch"])
     def test_subcommand_help(self, name, capsys):
         with pytest.raises(SystemExit) as stop:
-            command.script([name, "-h"])
+            script.main([name, "-h"])
         shown = capsys.readouterr().out
         assert stop.value.code == 0
         assert shown.startswith(f"usage: cryodrgn_metric {name} ") and "\n$ cryodrgn" in shown
 
     def test_a_subcommand_is_required(self, capsys):
         with pytest.raises(SystemExit) as stop:
-            command.script([])
+            script.main([])
         assert stop.value.code == 2
         assert "command" in capsys.readouterr().err
 
@@ -181,12 +181,12 @@ class TestScript:
         module = ModuleType("cryodrgn_metric.demo.run")
         module.run_demo = lambda outdir, train=False: calls.append((outdir, train))
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        command.script(["demo", "somewhere", *flags])
+        script.main(["demo", "somewhere", *flags])
         assert calls == [(os.path.abspath("somewhere"), train)]
 
     def test_closed_stdin_and_odd_folder_change_nothing(self, tmp_path):
         """As a batch system would start it, far from the checkout."""
-        code = "from cryodrgn_metric.command import script; script(['embed', '-h'])"
+        code = "from cryodrgn_metric.script import main; main(['embed', '-h'])"
         done = subprocess.run(
             [sys.executable, "-c", code],
             cwd=tmp_path,
@@ -218,7 +218,7 @@ class TestTransform:
     def test_writes_what_the_saved_map_says(self, folder, monkeypatch, capsys, model, name):
         monkeypatch.chdir(folder)
         flags = [] if name == "z.5_metric.pkl" else ["-o", name]
-        command.script(["transform", "z.5.pkl", "--model", model, *flags])
+        script.main(["transform", "z.5.pkl", "--model", model, *flags])
         written = load_pickle(folder / name)
         z = load_latents(folder / "z.5.pkl")
         assert written.dtype == np.float32
@@ -231,7 +231,7 @@ class TestTransform:
     def test_missing_input_is_a_message(self, folder, monkeypatch, capsys, zfile, model):
         monkeypatch.chdir(folder)
         with pytest.raises(SystemExit) as stop:
-            command.script(["transform", zfile, "--model", model])
+            script.main(["transform", zfile, "--model", model])
         assert stop.value.code == 2
         assert (zfile if model != "nowhere" else model) in capsys.readouterr().err
         assert not list(folder.glob("*_metric.pkl"))
@@ -242,13 +242,13 @@ class TestTransform:
         (tmp_path / "link.pkl").symlink_to("z.5.pkl")
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SystemExit) as stop:
-            command.script(["transform", "z.5.pkl", "--model", ".", "-o", spelling])
+            script.main(["transform", "z.5.pkl", "--model", ".", "-o", spelling])
         assert stop.value.code == 2
         assert "is the input itself" in capsys.readouterr().err
         assert (tmp_path / "z.5.pkl").read_bytes() == b"latents"
 
     def test_needs_a_model(self, capsys):
         with pytest.raises(SystemExit) as stop:
-            command.script(["transform", "z.pkl"])
+            script.main(["transform", "z.pkl"])
         assert stop.value.code == 2
         assert "--model" in capsys.readouterr().err

@@ -32,7 +32,7 @@ ORDER = """
     report
     run
     pipeline
-    demo < command
+    demo < command < script
     plugin
 """
 WITHIN = {

@@ -295,7 +295,7 @@ def test_nothing_of_other_parameters_stays_in_the_cache(workdir, undisturbed, tm
 
 def start(workdir, outdir, *options):
     """The real command in a process of its own, as a batch system would start it."""
-    code = "from cryodrgn_metric.command import script; script()"
+    code = "from cryodrgn_metric.script import main; main()"
     arguments = [str(workdir), *SMALL[:-2], "--threads", "2", "-o", str(outdir), *options]
     return subprocess.Popen(
         [sys.executable, "-c", code, "embed", *map(str, arguments)],
