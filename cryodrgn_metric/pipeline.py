@@ -36,7 +36,7 @@ from cryodrgn_metric.landmarks import Landmarks, candidate_pool, choose_landmark
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.report import figures, gallery
 from cryodrgn_metric.runlog import Stopwatch, logged, peak_memory_in_bytes
-from cryodrgn_metric.safe_files import load_pickle
+from cryodrgn_metric.safe_files import load_indices
 from cryodrgn_metric.so3.conventions import mirrored, spherical_window
 from cryodrgn_metric.threads import limited_to, one_thread
 from cryodrgn_metric.volumes import read_mask, write_cluster_volumes
@@ -122,7 +122,7 @@ def _prepare(config: EmbedConfig) -> _Run:
     folder.require_ours()
     candidates = config.landmarks.candidates_file
     pool = candidate_pool(
-        None if candidates is None else np.asarray(load_pickle(candidates)), len(workdir.latents)
+        None if candidates is None else load_indices(candidates), len(workdir.latents)
     )
     most = min(config.landmarks.count, len(pool)) - 1
     if config.metric_map.dimension > most:

@@ -1,22 +1,23 @@
 """Read a trained cryoDRGN workdir: latents, box, pixel size, kind; nothing in it is executed.
 
-Pickles and checkpoints are read by `safe_files.py`, config.yaml by `yaml.safe_load`.
+All files are read by `safe_files.py`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from cryodrgn_metric.artifacts import MetricFolder
-from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
-from cryodrgn_metric.safe_files import load_pickle, load_pickles
+from cryodrgn_metric.errors import WorkdirError
+from cryodrgn_metric.safe_files import load_pickle, load_pickles, load_yaml
 
 __all__ = [
     "Workdir",
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 SECTIONS = ("dataset_args", "lattice_args", "model_args")
 DECODED_KINDS = ("train_vae", "train_dec")
+LARGEST_BOX = 4096  # far above any training's; cryoDRGN's lattice takes memory by its square
 KINDS_WITHOUT_LATENTS = ("train_nn", "abinit_homo_old", "abinit --zdim 0")
 
 
@@ -105,14 +107,15 @@ def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
     config = _load_config(config_path)
     kind = _require_decoded(_kind(config, config_path), config_path)
     number, z_path, weights_path = _choose_epoch(folder, epoch)
-    latents, logvar = _read_latents(z_path, int(config["model_args"]["zdim"]))
+    zdim = _integer(config, "model_args", "zdim", config_path, 1)
+    latents, logvar = _read_latents(z_path, zdim)
     return Workdir(
         path=folder,
         epoch=number,
         latents=latents,
         latents_logvar=logvar,
         box_size=_box_size(config, config_path),
-        apix_in_angstroms=_apix(config, folder, _box_size(config, config_path)),
+        apix_in_angstroms=_apix(config, config_path, _box_size(config, config_path)),
         kind=kind,
         domain=_domain(config, config_path),
         norm=_norm(config, config_path),
@@ -141,20 +144,14 @@ def _config_path(folder: Path) -> Path:
 
 
 def _load_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.constructor.ConstructorError as error:
-        raise UnsafeFileError(f"{path} asks for a Python object: {error.problem}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise WorkdirError(f"{path} cannot be read as YAML: {error}") from error
-    there = config if isinstance(config, dict) else {}
-    absent = [name for name in SECTIONS if not isinstance(there.get(name), dict)]
+    config = load_yaml(path)
+    absent = [name for name in SECTIONS if not isinstance(config.get(name), dict)]
     if absent:
         raise WorkdirError(
             f"{path} is not a cryoDRGN config: expected the sections {', '.join(SECTIONS)}; "
             f"missing: {', '.join(absent)}."
         )
-    return dict(there)
+    return config
 
 
 def _kind(config: dict[str, Any], path: Path) -> str:
@@ -170,7 +167,8 @@ def _kind(config: dict[str, Any], path: Path) -> str:
         return "train_nn"
     if "qlayers" in model:
         return "abinit_homo_old"
-    raise WorkdirError(f"{path}: no cryoDRGN command writes model_args with {sorted(model)}.")
+    keys = sorted(map(str, model))
+    raise WorkdirError(f"{path}: no cryoDRGN command writes model_args with {keys}.")
 
 
 def _require_decoded(kind: str, path: Path) -> str:
@@ -187,9 +185,20 @@ def _require_decoded(kind: str, path: Path) -> str:
     return kind
 
 
+def _integer(
+    config: dict[str, Any], section: str, key: str, path: Path, lowest: int, highest: int = 1 << 30
+) -> int:
+    value = config[section].get(key)
+    if type(value) is not int or not lowest <= value <= highest:
+        raise WorkdirError(
+            f"{path}: {section}.{key} must be an integer from {lowest} to {highest}; got {value}."
+        )
+    return value
+
+
 def _box_size(config: dict[str, Any], path: Path) -> int:
-    size = config["lattice_args"].get("D")
-    if not isinstance(size, int) or size < 3 or size % 2 == 0:
+    size = _integer(config, "lattice_args", "D", path, 3, LARGEST_BOX + 1)
+    if size % 2 == 0:
         raise WorkdirError(f"{path}: lattice_args.D must be an odd number of pixels; got {size}.")
     return size - 1
 
@@ -202,11 +211,15 @@ def _domain(config: dict[str, Any], path: Path) -> str:
 
 
 def _norm(config: dict[str, Any], path: Path) -> tuple[float, float]:
-    try:
-        mean, deviation = (float(value) for value in config["dataset_args"]["norm"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise WorkdirError(f"{path}: dataset_args.norm must be two numbers.") from error
-    return mean, deviation
+    norm = config["dataset_args"].get("norm")
+    if not isinstance(norm, list) or len(norm) != 2 or not all(map(_is_number, norm)):
+        raise WorkdirError(f"{path}: dataset_args.norm must be two finite numbers; got {norm}.")
+    return float(norm[0]), float(norm[1])
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of YAML is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 # -- the epoch
@@ -288,7 +301,8 @@ def _checked_latents(value: object, path: Path) -> np.ndarray:
         raise WorkdirError(f"{path}: expected an (N, zdim) array of numbers; got {came}.")
     if 0 in value.shape:
         raise WorkdirError(f"{path}: expected an (N, zdim) array; got an empty {value.shape}.")
-    latents = value.astype(np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, which is looked for next
+        latents = value.astype(np.float32)
     bad = int((~np.isfinite(latents)).any(axis=1).sum())
     if bad:
         raise WorkdirError(
@@ -315,16 +329,18 @@ def find_input(written: str | Path, workdir: str | Path) -> Path | None:
     candidates = [named]
     for base in (folder, folder.parent):
         candidates += [base / named, base / named.name]
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
-def _apix(config: dict[str, Any], folder: Path, box_size: int) -> float:
+def _apix(config: dict[str, Any], config_path: Path, box_size: int) -> float:
     """The pixel size by the rule of `cryodrgn analyze`, with its fallbacks to 1 Å."""
     written = config["dataset_args"].get("ctf")
     if not written:
         logger.info("No CTF file in config.yaml: using 1.0 Å per pixel (--Apix sets it).")
         return 1.0
-    path = find_input(written, folder)
+    if not isinstance(written, str):
+        raise WorkdirError(f"{config_path}: dataset_args.ctf must be a path; got {written}.")
+    path = find_input(written, config_path.parent)
     if path is None:
         logger.warning(
             "The CTF file %s is not there, nor in the workdir or its parent: using 1.0 Å per "
@@ -336,10 +352,12 @@ def _apix(config: dict[str, Any], folder: Path, box_size: int) -> float:
 
 
 def _apix_from_ctf(ctf: object, path: Path, box_size: int) -> float:
-    if not isinstance(ctf, np.ndarray) or ctf.ndim != 2 or ctf.shape[1] < 2 or not len(ctf):
+    readable = isinstance(ctf, np.ndarray) and ctf.dtype.kind in "fiu"
+    table: Any = ctf if readable else np.empty(0)
+    if table.ndim != 2 or table.shape[1] < 2 or not len(table):
         logger.warning("%s holds no CTF table: using 1.0 Å per pixel (--Apix sets it).", path)
         return 1.0
-    sizes, pixel_sizes = set(ctf[:, 0].tolist()), set(ctf[:, 1].tolist())
+    sizes, pixel_sizes = set(table[:, 0].tolist()), set(table[:, 1].tolist())
     if len(pixel_sizes) > 1:
         logger.info("%s holds several pixel sizes: using 1.0 Å (--Apix sets it).", path)
         return 1.0
