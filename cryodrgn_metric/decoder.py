@@ -12,13 +12,16 @@ import copy
 import itertools
 import logging
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from cryodrgn_metric.errors import ArgumentError, WorkdirError
 from cryodrgn_metric.runlog import logging_kept
@@ -37,6 +40,16 @@ VOXELS_PER_BATCH = 1 << 24
 # A rotated point nearer to a coordinate plane than this lies on it; rounding put it beside.
 # Neighbouring points are 1/box apart, so this is below 1e-3 of a voxel up to box 1000.
 ON_PLANE = 1e-6
+# The positional encodings of cryoDRGN 4.3.
+ENCODINGS = (
+    "geom_ft",
+    "geom_full",
+    "geom_lowf",
+    "geom_nohighf",
+    "linear_lowf",
+    "gaussian",
+    "none",
+)
 
 
 @dataclass(frozen=True)
@@ -149,7 +162,7 @@ class Decoder:
             _load_model(workdir),
             box_size=workdir.box_size,
             latent_dim=workdir.latents.shape[1],
-            extent=float(workdir.config["lattice_args"].get("extent", 0.5)),
+            extent=_extent(workdir),
             norm=workdir.norm,
             domain=workdir.domain,
             device=device,
@@ -474,24 +487,81 @@ def _load_model(workdir: Workdir) -> torch.nn.Module:
     with logging_kept():
         from cryodrgn import config as cryodrgn_config
         from cryodrgn import models
-    state = load_checkpoint(workdir.weights_path).get("model_state_dict")
+    state = _checked_state(load_checkpoint(workdir.weights_path), workdir.weights_path)
+    settings = workdir.config["model_args"]
+    _require_layers(settings, len(state), workdir.config_path)
+    if settings.get("pe_type") not in ENCODINGS:  # would be noticed when a volume is decoded
+        raise WorkdirError(
+            f"{workdir.config_path}: model_args.pe_type must be one of {', '.join(ENCODINGS)}; "
+            f"got {settings.get('pe_type')}."
+        )
     try:
         config = cryodrgn_config.update_config_v1(copy.deepcopy(workdir.config))
-        if workdir.kind == "train_vae":
-            model, _ = models.HetOnlyVAE.load(config, weights=None, device=torch.device("cpu"))
-        else:
-            model, _ = models.load_decoder(config, weights=None, device=torch.device("cpu"))
-    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        load = models.HetOnlyVAE.load if workdir.kind == "train_vae" else models.load_decoder
+        with _Unfilled(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of layers without inputs
+            model, _ = load(config, weights=None, device=None)
+    except Exception as error:  # cryoDRGN checks nothing: whatever its operations raise
         raise WorkdirError(
             f"{workdir.config_path} doesn't describe a model that this cryoDRGN can build: "
             f"{type(error).__name__} {error}."
         ) from error
     try:
-        model.load_state_dict(state)
-    except (AttributeError, RuntimeError, TypeError) as error:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
         raise WorkdirError(
             f"{workdir.weights_path} doesn't hold the model that {workdir.config_path} describes:"
             f" {error}"
         ) from error
     network: torch.nn.Module = model.decoder if workdir.kind == "train_vae" else model
     return network.requires_grad_(False)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Layers made meanwhile take no memory; whatever config.yaml says, the checkpoint fills them.
+
+    Only what layers and encodings are made of: cryoDRGN's lattice needs its numbers.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func in (torch.empty, torch.randn):
+            options["device"] = "meta"
+        return func(*args, **options)
+
+
+def _checked_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    state = checkpoint.get("model_state_dict")
+    if not isinstance(state, dict):
+        raise WorkdirError(f"{path}: expected model_state_dict; got {type(state).__name__}.")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise WorkdirError(f"{path}: model_state_dict holds a {type(value).__name__}.")
+        bytes_needed = value.numel() * value.element_size()
+        real = value.is_floating_point() and bytes_needed <= path.stat().st_size
+        if not real or not bool(value.isfinite().all()):
+            raise WorkdirError(
+                f"{path}: {name} should be finite numbers; training diverged, or the file was "
+                "changed. Choose an earlier epoch with --epoch."
+            )
+    return {name: value.float() for name, value in state.items()}
+
+
+def _require_layers(settings: dict[str, Any], most: int, path: Path) -> None:
+    """Refuse a config with more layers than the checkpoint has tensors, before they are made."""
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            _require_layers(value, most, path)
+        elif "layers" in str(key) and (type(value) is not int or not 0 <= value <= most):
+            raise WorkdirError(f"{path}: {key} must be at most {most}; got {value}.")
+
+
+def _extent(workdir: Workdir) -> float:
+    extent = workdir.config["lattice_args"].get("extent", 0.5)
+    if type(extent) not in (int, float) or not 0 < extent < float("inf"):
+        raise WorkdirError(
+            f"{workdir.config_path}: lattice_args.extent must be positive; got {extent}."
+        )
+    return float(extent)
