@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from cryodrgn_metric.distances.rotation import align, pairwise_distances, rotate
     from cryodrgn_metric.errors import (
         ArgumentError,
+        FolderBusyError,
         MetricError,
         MissingExtraError,
+        OutputError,
         UnsafeFileError,
         VolumeError,
         WorkdirError,
@@ -28,9 +30,11 @@ __all__ = [
     "Alignment",
     "ArgumentError",
     "DistanceNet",
+    "FolderBusyError",
     "MetricError",
     "MetricMap",
     "MissingExtraError",
+    "OutputError",
     "PairwiseDistances",
     "UnsafeFileError",
     "VolumeError",
@@ -51,8 +55,10 @@ _NAMES_BY_MODULE = {
     "distances.rotation": ("align", "pairwise_distances", "rotate"),
     "errors": (
         "ArgumentError",
+        "FolderBusyError",
         "MetricError",
         "MissingExtraError",
+        "OutputError",
         "UnsafeFileError",
         "VolumeError",
         "WorkdirError",

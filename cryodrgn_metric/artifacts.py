@@ -14,7 +14,9 @@ import json
 import math
 import os
 import pickle
+import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +25,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.errors import ArgumentError, OutputError
 
 __all__ = [
     "MetricFolder",
     "atomic_path",
     "keep_only",
     "plain",
+    "remove_drafts",
+    "require_space",
     "save_columns",
     "save_csv",
     "save_json",
@@ -77,7 +81,7 @@ class MetricFolder:
         Raises:
             ArgumentError: It is not empty and was not made by an earlier run.
         """
-        ours = self.parameters.exists() or self.log.exists()
+        ours = any(path.exists() for path in (self.parameters, self.log, self.lock))
         if (
             self.path.exists()
             and not ours
@@ -97,6 +101,16 @@ class MetricFolder:
     def log(self) -> Path:
         """What the run said."""
         return self.path / "metric_embed.log"
+
+    @property
+    def cache(self) -> Path:
+        """The folder of finished pieces, from which a killed run goes on; it may be removed."""
+        return self.path / "cache"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the run that writes here; names it."""
+        return self.cache / "lock"
 
     @property
     def z_metric(self) -> Path:
@@ -122,6 +136,10 @@ class MetricFolder:
     def models(self) -> Path:
         """The folder of h_psi and f_xi."""
         return self.path / "models"
+
+    def model_files(self, name: str) -> list[Path]:
+        """Weights and settings of h_psi or f_xi."""
+        return [self.models / f"{name}.safetensors", self.models / f"{name}.yaml"]
 
     @property
     def figures(self) -> Path:
@@ -179,6 +197,9 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
     Returns:
         a context manager that yields the path to write.
 
+    Raises:
+        OutputError: the disk is full, read-only, or the folder cannot be made.
+
     Example:
         >>> import tempfile
         >>> final = Path(tempfile.mkdtemp()) / "numbers.txt"
@@ -188,16 +209,55 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
         '1 2 3'
     """
     target = Path(final)
-    target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.stem}.{secrets.token_hex(6)}{target.suffix}")
     try:
-        yield draft
-        _flush(draft, os.O_RDWR)
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
-    if os.name == "posix":  # a folder cannot be opened elsewhere
-        _flush(target.parent, os.O_RDONLY)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            _flush(draft, os.O_RDWR)
+            os.replace(draft, target)
+        finally:
+            draft.unlink(missing_ok=True)
+        if os.name == "posix":  # a folder cannot be opened elsewhere
+            _flush(target.parent, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(
+            f"{target} cannot be written: {error.strerror or error}. Make room, or name another "
+            "folder with -o; what was finished is kept."
+        ) from error
+
+
+_DRAFT = re.compile(r"\..*\.[0-9a-f]{12}(\.[^.]*)?")
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a killed run had begun to write in one of our own folders.
+
+    Arguments:
+        folder: an output folder of this package that no other run writes to.
+    """
+    for path in folder.rglob(".*"):
+        if _DRAFT.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def require_space(folder: Path, needed_in_bytes: int) -> None:
+    """Refuse a disk that is too full before anything is computed.
+
+    Arguments:
+        folder: where results will go; an ancestor is asked where it doesn't exist yet.
+        needed_in_bytes: what the run will write, about.
+
+    Raises:
+        OutputError: there is less space than that.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed_in_bytes:
+        raise OutputError(
+            f"{folder} needs about {needed_in_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are "
+            "free there. Make room, or name another folder with -o."
+        )
 
 
 def keep_only(folder: Path, names: list[str], pattern: str = "*.png") -> None:

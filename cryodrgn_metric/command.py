@@ -51,6 +51,7 @@ __all__ = ["add_args", "embed_config", "main", "script"]
 
 EXIT_REFUSED = 2  # as argparse's own
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: type the same again
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +71,12 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--skip-vol", action="store_true", help="Skip generation of representative volumes"
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="Compute everything again, also what an interrupted run in the same directory has\n"
+        "finished (default: go on from there)",
     )
     parser.add_argument("--skip-umap", action="store_true", help="Skip running UMAP")
     parser.add_argument(
@@ -217,6 +224,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
         seed=args.seed,
         device=args.device,
         threads=args.threads,
+        restart=args.restart,
         landmarks=LandmarkConfig(args.landmarks, args.sampling, args.ind),
         volumes=VolumeConfig(
             downsample=args.downsample,
@@ -234,7 +242,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run `cryodrgn metric_embed`; a refusal is one message and exit status 2."""
+    """Run `cryodrgn metric_embed`; a refusal is exit status 2, SIGTERM 75, each one message."""
     with _exit_statuses():
         config = embed_config(args)
         from cryodrgn_metric.pipeline import embed
@@ -244,15 +252,26 @@ def main(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _exit_statuses() -> Iterator[None]:
+    from cryodrgn_metric.termination import Terminated, terminable
+
     try:
-        yield
+        with terminable():
+            yield
     except MetricError as error:
         print(f"cryodrgn_metric: error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_REFUSED) from None
     except KeyboardInterrupt:
-        print("cryodrgn_metric: interrupted", file=sys.stderr)
+        print(f"cryodrgn_metric: interrupted; {TO_GO_ON}", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+    except Terminated:
+        print(f"cryodrgn_metric: stopped by SIGTERM; {TO_GO_ON}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # not SystemExit: Python would wait for threads, and a time limit doesn't
+        os._exit(EXIT_UNFINISHED)
 
+
+TO_GO_ON = "what was finished is saved: type the same again to go on"
 
 DEMO_DOC = """Run metric_embed on the workdir that ships with this package, beside the known truth.
 

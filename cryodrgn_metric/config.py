@@ -143,6 +143,7 @@ class EmbedConfig:
     seed: int = 0
     device: str | None = None
     threads: int | None = None
+    restart: bool = False  # believe nothing that an earlier run has finished
     landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
     volumes: VolumeConfig = field(default_factory=VolumeConfig)
     distances: DistanceConfig = field(default_factory=DistanceConfig)

@@ -209,7 +209,7 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
 
         Raises:
             MetricError: If the net was not fitted.
-            OSError: If the folder cannot be written.
+            OutputError: If the folder cannot be written.
         """
         parameters = self.get_params()
         del parameters["device"], parameters["progress"]

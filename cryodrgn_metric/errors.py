@@ -5,6 +5,8 @@
     │   └── UnsafeFileError     a file asks for code to be executed while it is read
     ├── ArgumentError           an option or argument is out of range (also a ValueError)
     ├── VolumeError             a volume is NaN, constant or of another box (also a ValueError)
+    ├── OutputError             results cannot be written: disk full, say (also an OSError)
+    ├── FolderBusyError         another run is writing to the same folder
     └── MissingExtraError       an optional package is not installed (also an ImportError)
 
 Every message says what was expected, what came, which file, and what to type next.
@@ -12,8 +14,10 @@ Every message says what was expected, what came, which file, and what to type ne
 
 __all__ = [
     "ArgumentError",
+    "FolderBusyError",
     "MetricError",
     "MissingExtraError",
+    "OutputError",
     "UnsafeFileError",
     "VolumeError",
     "WorkdirError",
@@ -38,6 +42,14 @@ class ArgumentError(MetricError, ValueError):
 
 class VolumeError(MetricError, ValueError):
     """A volume cannot be compared: it holds NaN, is constant, or has another box."""
+
+
+class OutputError(MetricError, OSError):
+    """Results cannot be written: the disk is full, read-only, or the folder is not ours."""
+
+
+class FolderBusyError(MetricError):
+    """Another run is writing to the same folder; the message says which."""
 
 
 class MissingExtraError(MetricError, ImportError):

@@ -63,6 +63,19 @@ class Landmarks:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def only(self, chosen: BoolArray) -> Landmarks:
+        """Some of them, in their roles. :math:`(L,)`"""
+        return Landmarks(self.indices[chosen], self.is_test[chosen], self.is_validation[chosen])
+
+    def as_table(self) -> IntArray:
+        """The three arrays as rows of integers, for `from_table`. :math:`(3, L)`"""
+        return np.stack([self.indices, self.is_test, self.is_validation]).astype(np.int64)
+
+    @classmethod
+    def from_table(cls, table: IntArray) -> Landmarks:
+        """The landmarks that `as_table` wrote down. :math:`(3, L)`"""
+        return cls(table[0], table[1].astype(bool), table[2].astype(bool))
+
     @property
     def test(self) -> IntArray:
         """Positions (rows of the distance matrix) of the test landmarks."""

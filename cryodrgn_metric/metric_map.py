@@ -189,7 +189,7 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             MetricError: If the map was not fitted.
-            OSError: If the folder cannot be written.
+            OutputError: If the folder cannot be written.
         """
         network = self._fitted()
         parameters = self.get_params()

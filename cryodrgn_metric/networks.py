@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
+from cryodrgn_metric.artifacts import atomic_path, save_yaml
 from cryodrgn_metric.errors import ArgumentError, MetricError
 from cryodrgn_metric.safe_files import load_yaml
 
@@ -143,7 +143,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 def save_network(
     folder: str | os.PathLike[str], name: str, network: nn.Module, settings: Mapping[str, Any]
 ) -> None:
-    """Writes ``name.safetensors`` and ``name.yaml``, each at once or not at all.
+    """Writes ``name.safetensors`` and ``name.yaml``, each atomically.
 
     Arguments:
         folder: Where to write; made if it is missing.
@@ -152,17 +152,13 @@ def save_network(
         settings: Plain numbers, strings and lists, from which the network is built again.
 
     Raises:
-        OSError: If the folder cannot be written.
+        OutputError: If the folder cannot be written.
     """
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    with tempfile.TemporaryDirectory(dir=target, prefix=f".{name}-") as scratch:
-        weights, text = Path(scratch, "weights"), Path(scratch, "text")
-        save_file(state, weights)
-        text.write_text(yaml.safe_dump(dict(settings), sort_keys=True), encoding="utf-8")
-        weights.replace(target / f"{name}.safetensors")
-        text.replace(target / f"{name}.yaml")
+    with atomic_path(target / f"{name}.safetensors") as draft:
+        draft.write_bytes(serialised(state))
+    save_yaml(target / f"{name}.yaml", dict(settings))
 
 
 def load_network(

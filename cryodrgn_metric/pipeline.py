@@ -8,47 +8,44 @@ from __future__ import annotations
 
 import logging
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from cryodrgn_metric import __version__, artifacts, fidelity
-from cryodrgn_metric.artifacts import MetricFolder
+from cryodrgn_metric.cache import Stage
 from cryodrgn_metric.clusters import Clusters, cluster_kmeans
 from cryodrgn_metric.config import EmbedConfig
-from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.distances.base import PairwiseDistances
-from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.streaming import (
-    VolumeStream,
     calibrate,
     mask_anisotropy,
     stream_features,
+    usable_columns,
 )
-from cryodrgn_metric.errors import ArgumentError, VolumeError
-from cryodrgn_metric.landmarks import Landmarks, candidate_pool, choose_landmarks
+from cryodrgn_metric.errors import VolumeError
+from cryodrgn_metric.folder_lock import locked
+from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.report import figures, gallery
-from cryodrgn_metric.runlog import Stopwatch, logged, peak_memory_in_bytes
-from cryodrgn_metric.safe_files import load_indices
-from cryodrgn_metric.so3.conventions import mirrored, spherical_window
+from cryodrgn_metric.run import Run, prepare
+from cryodrgn_metric.runlog import logged, peak_memory_in_bytes
+from cryodrgn_metric.so3.conventions import mirrored
 from cryodrgn_metric.threads import limited_to, one_thread
-from cryodrgn_metric.volumes import read_mask, write_cluster_volumes
-from cryodrgn_metric.workdir import Workdir, open_workdir
+from cryodrgn_metric.volumes import write_cluster_volumes
 
 __all__ = ["embed"]
 
 logger = logging.getLogger("cryodrgn_metric.pipeline")
 
-DEFAULT_BOX = 64
 MASK_WARNING = 0.10  # of the median Delta
 EPSILON = 0.1  # floor of the weights of Eq. 8 and 9, of the median measured Delta
+MOST_UNUSABLE = 0.05  # of the landmarks; above, the decoder is not to be trusted at all
 
 
 def embed(config: EmbedConfig) -> Path:
@@ -69,34 +66,20 @@ def embed(config: EmbedConfig) -> Path:
         'metric_embed.49'
     """
     with limited_to(config.threads), logged() as log:
-        run = _prepare(config)
-        log.write_to(run.folder.log)
-        logger.info("cryodrgn_metric %s: %s", __version__, run.workdir.path)
-        landmarks = _choose_landmarks(run)
-        measured = _measure_distances(run, landmarks)
-        net = _learn_distance(run, measured)
-        z_metric = _learn_map(run, measured, net)
-        clusters = _cluster(run, z_metric, measured)
-        _judge(run, measured, net, z_metric)
-        _draw(run, measured, net, z_metric, clusters)
-        _record(run, measured)
+        run = prepare(config)
+        with locked(run.folder.lock):
+            log.write_to(run.folder.log)
+            _begin(run)
+            landmarks = _choose_landmarks(run)
+            measured = _measure_distances(run, landmarks)
+            net = _learn_distance(run, measured)
+            z_metric = _learn_map(run, measured, net)
+            clusters = _cluster(run, z_metric, measured)
+            _judge(run, measured, net, z_metric)
+            _draw(run, measured, net, z_metric, clusters)
+            _record(run)
         logger.info("Finished in %.0f s. Results: %s", run.watch.total(), run.folder.path)
     return run.folder.path
-
-
-@dataclass
-class _Run:
-    """What every stage shares: the question, the workdir, where results go, the clock."""
-
-    config: EmbedConfig
-    workdir: Workdir
-    folder: MetricFolder
-    pool: np.ndarray  # particles that may be landmarks
-    stream: VolumeStream
-    distance: RotationDistance
-    watch: Stopwatch = field(default_factory=Stopwatch)
-    map_history: dict[str, list[float]] = field(default_factory=dict)
-    scores: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,6 +91,7 @@ class _Measured:
     pairs: PairwiseDistances
     features: torch.Tensor
     volume_norms: np.ndarray
+    key: str  # of the stage, for the stages that are made from it
 
     @property
     def medoid(self) -> int:
@@ -115,102 +99,129 @@ class _Measured:
         return int(self.pairs.distances.sum(axis=1).argmin())
 
 
-def _prepare(config: EmbedConfig) -> _Run:
-    """Everything that can be refused is refused here, before anything is computed or written."""
-    workdir = open_workdir(config.workdir, config.epoch)
-    folder = MetricFolder(Path(config.outdir or workdir.outdir), workdir.epoch)
-    folder.require_ours()
-    candidates = config.landmarks.candidates_file
-    pool = candidate_pool(
-        None if candidates is None else load_indices(candidates), len(workdir.latents)
-    )
-    most = min(config.landmarks.count, len(pool)) - 1
-    if config.metric_map.dimension > most:
-        raise ArgumentError(
-            f"--dim {config.metric_map.dimension} needs more landmarks than that; there are "
-            f"{most + 1}. Type --dim {most} or less, or raise --landmarks."
-        )
-    stream = _volume_stream(config, workdir)
-    distance = RotationDistance(
-        box=stream.box,
-        full_box=workdir.box_size,
-        max_frequency=stream.max_frequency,
-        pairs_per_tile=config.distances.pairs_per_tile,
-        unit_norm=config.distances.scale == "unit",
-        device=stream.decoder.device,
-        progress=True,
-    )
-    return _Run(config, workdir, folder, pool, stream, distance)
+def _begin(run: Run) -> None:
+    """Clear away what a killed run left half-written; metric_embed.yaml marks a finished one."""
+    artifacts.remove_drafts(run.folder.path)
+    run.folder.parameters.unlink(missing_ok=True)
+    logger.info("cryodrgn_metric %s: %s", __version__, run.workdir.path)
 
 
-def _volume_stream(config: EmbedConfig, workdir: Workdir) -> VolumeStream:
-    options = config.volumes
-    box = options.downsample or min(DEFAULT_BOX, workdir.box_size)
-    if box > workdir.box_size:
-        raise ArgumentError(
-            f"-d {box} is larger than the model's box, {workdir.box_size}. "
-            f"Type -d {workdir.box_size} or less."
-        )
-    window = spherical_window(box, options.mask_radius)
-    if options.mask != "sphere":
-        window = window * torch.from_numpy(read_mask(options.mask, box))
-        if float(window.sum()) < 1:
-            raise VolumeError(
-                f"--mask {options.mask} leaves nothing within the soft sphere of --mask-radius "
-                f"{options.mask_radius}. Centre the mask on the box."
-            )
-    decoder = Decoder.from_workdir(workdir, device=config.device)
-    return VolumeStream(decoder, box, window, _max_frequency(config, workdir, box))
-
-
-def _apix_at_box(config: EmbedConfig, workdir: Workdir, box: int) -> float:
-    given = config.volumes.apix_in_angstroms
-    return workdir.apix_at_box(box) if given is None else given * workdir.box_size / box
-
-
-def _max_frequency(config: EmbedConfig, workdir: Workdir, box: int) -> float | None:
-    """--low-pass in Å as a radius in the Fourier box: n · apix / resolution."""
-    resolution = config.volumes.low_pass_in_angstroms
-    if resolution is None:
-        return None
-    return box * _apix_at_box(config, workdir, box) / resolution
-
-
-def _choose_landmarks(run: _Run) -> Landmarks:
+def _choose_landmarks(run: Run) -> Landmarks:
     """A random test set, and a sketch of the latent space to learn from."""
+    stage = _landmark_stage(run)
     with run.watch.stage("landmarks"):
-        return choose_landmarks(
-            run.workdir.latents, run.config.landmarks, run.config.seed, run.pool
-        )
+        kept = stage.load(0)
+        if kept is None:
+            landmarks = choose_landmarks(
+                run.workdir.latents, run.config.landmarks, run.config.seed, run.pool
+            )
+            stage.save(0, landmarks.as_table())
+        else:
+            landmarks = Landmarks.from_table(kept)
+    stage.forget_others()
+    return landmarks
 
 
-def _measure_distances(run: _Run, landmarks: Landmarks) -> _Measured:
+def _landmark_stage(run: Run) -> Stage:
+    return run.cache.stage(
+        "landmarks",
+        z=run.digests["z"],
+        ind=run.digests.get("ind"),
+        config=run.config.landmarks,
+        seed=run.config.seed,
+        pool=len(run.pool),
+    )
+
+
+def _measure_distances(run: Run, landmarks: Landmarks) -> _Measured:
     """Decode the landmarks and compare all pairs of them."""
-    latents = run.workdir.latents[landmarks.indices]
-    _announce(run, len(latents))
-    with run.watch.stage("volumes"):
-        calibrate(run.stream, latents[landmarks.train], run.distance)
-        features = stream_features(run.stream, latents, run.distance)
-    is_train = np.zeros(len(latents), dtype=bool)
+    features, key = _decode(run, landmarks)
+    usable = usable_columns(features)
+    _warn_of_unusable(run, landmarks, usable)
+    landmarks, features = landmarks.only(usable), features[..., torch.from_numpy(usable)]
+    is_train = torch.zeros(len(landmarks), dtype=torch.bool)
     is_train[landmarks.train] = True
+    stage = run.cache.stage(
+        "distances", volumes=key, pairs_per_tile=run.config.distances.pairs_per_tile
+    )
     with run.watch.stage("distances"):
-        found = run.distance.pairwise(features, fit_on=torch.from_numpy(is_train))
+        found = run.distance.pairwise(features, fit_on=is_train, store=stage)
+    _tell_reuse("distances", "blocks of pairs", stage)
     pairs = PairwiseDistances(**{name: value.numpy() for name, value in vars(found).items()})
     norms = features.square().sum(dim=(0, 1)).sqrt().cpu().numpy()
-    measured = _Measured(landmarks, latents, pairs, features, norms)
+    latents = run.workdir.latents[landmarks.indices]
+    measured = _Measured(landmarks, latents, pairs, features, norms, stage.key)
+    if not stage.loaded:
+        run.scores["pairs_per_second"] = (
+            len(landmarks) * (len(landmarks) - 1) / 2 / run.watch.seconds["distances"]
+        )
     _save_distances(run, measured)
     if run.config.volumes.mask != "sphere":
         _warn_of_mask(run, measured)
     return measured
 
 
-def _announce(run: _Run, count: int) -> None:
+def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
+    """The coefficients of every landmark's volume, and the key of the stage."""
+    latents = run.workdir.latents[landmarks.indices]
+    made_from = {
+        "landmarks": _landmark_stage(run).key,
+        "config": run.digests["config"],
+        "weights": run.digests["weights"],
+        "mask": run.digests.get("mask"),
+        "mask_radius": run.config.volumes.mask_radius,
+        "box": run.stream.box,
+        "max_frequency": run.stream.max_frequency,
+        "scale": run.config.distances.scale,
+    }
+    pilot, stage = (run.cache.stage(name, **made_from) for name in ("calibration", "volumes"))
+    with run.watch.stage("volumes"):
+        calibrate(run.stream, latents[landmarks.train], run.distance, pilot)
+        logger.info("Angular band limit lmax = %d.", run.distance.lmax)
+        features = stream_features(
+            run.stream,
+            latents,
+            run.distance,
+            store=stage,
+            announce=lambda count: _announce(run, count),
+        )
+    _tell_reuse("volumes", "batches", stage)
+    pilot.forget_others()
+    return features, stage.key
+
+
+def _tell_reuse(name: str, pieces: str, stage: Stage) -> None:
+    """Say what was not computed again; drop what belongs to other parameters."""
+    if stage.loaded:
+        total = stage.loaded + stage.saved
+        logger.info("%s: %d of %d %s from an earlier run", name, stage.loaded, total, pieces)
+    stage.forget_others()
+
+
+def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> None:
+    """Volumes that cannot be compared are left out, as long as they are few."""
+    bad = landmarks.indices[~usable]
+    if not len(bad):
+        return
+    text = (
+        f"{len(bad)} of {len(landmarks)} decoded volumes are constant or hold NaN; particles "
+        f"(rows of {run.workdir.z_path.name}): {', '.join(map(str, bad[:10]))}"
+        f"{', ...' if len(bad) > 10 else ''}."
+    )
+    if len(bad) > MOST_UNUSABLE * len(landmarks):
+        raise VolumeError(
+            f"{text} More than {100 * MOST_UNUSABLE:.0f} % means that the decoder in "
+            f"{run.workdir.weights_path} is not trained, or diverged. Choose another epoch."
+        )
+    logger.warning("%s They are left out.", text)
+
+
+def _announce(run: Run, count: int) -> None:
     """Say how long decoding will take; without a GPU, say it loudly."""
-    decoder = run.stream.decoder
+    decoder, box = run.stream.decoder, run.stream.box
     threads = torch.get_num_threads() if decoder.device.type == "cpu" else 1
     with one_thread():
-        seconds = decoder.estimate_seconds(run.stream.box, count, run.stream.max_frequency)
-    box = run.stream.box
+        seconds = decoder.estimate_seconds(box, count, run.stream.max_frequency)
     text = f"Decoding {count} landmarks at {box}^3 will take about {seconds / threads:.0f} s."
     if decoder.device.type == "cpu":
         logger.warning("NO GPU IS USED. %s", text)
@@ -218,7 +229,7 @@ def _announce(run: _Run, count: int) -> None:
         logger.info("%s", text)
 
 
-def _save_distances(run: _Run, measured: _Measured) -> None:
+def _save_distances(run: Run, measured: _Measured) -> None:
     pairs = measured.pairs
     rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
     artifacts.save_npz(
@@ -234,7 +245,7 @@ def _save_distances(run: _Run, measured: _Measured) -> None:
     )
 
 
-def _warn_of_mask(run: _Run, measured: _Measured) -> None:
+def _warn_of_mask(run: Run, measured: _Measured) -> None:
     added = mask_anisotropy(run.stream, measured.latents, measured.pairs.rotations, run.distance)
     share = added / max(fidelity.median_distance(measured.pairs.distances), 1e-30)
     logger.info("The mask adds %.1f %% of the median Delta to a pure rotation.", 100 * share)
@@ -246,13 +257,14 @@ def _warn_of_mask(run: _Run, measured: _Measured) -> None:
         )
 
 
-def _learn_distance(run: _Run, measured: _Measured) -> DistanceNet:
+def _learn_distance(run: Run, measured: _Measured) -> DistanceNet:
     """Eq. 7: h_psi from the training landmarks, stopped by the validation ones."""
-    net = DistanceNet(
-        **asdict(run.config.distance_net),
-        seed=run.config.seed,
-        device=str(run.stream.decoder.device),
-    )
+    stage = _distance_net_stage(run, measured)
+    files = run.folder.model_files("h_psi")
+    if stage.is_sealed(files):
+        logger.info("h_psi: from an earlier run")
+        return DistanceNet.load(run.folder.models, run.device)
+    net = DistanceNet(**asdict(run.config.distance_net), seed=run.config.seed, device=run.device)
     with run.watch.stage("h_psi"):
         net.fit(
             measured.latents,
@@ -261,24 +273,20 @@ def _learn_distance(run: _Run, measured: _Measured) -> DistanceNet:
             validation=measured.landmarks.validation,
         )
     net.save(run.folder.models)
+    stage.seal(files)
+    stage.forget_others()
     return net
 
 
-def _learn_map(run: _Run, measured: _Measured, net: DistanceNet) -> np.ndarray:
-    """Eq. 8 or 9: f_xi from random pairs of all particles; then z' of every particle."""
-    rows = measured.landmarks.train
-    typical = fidelity.median_distance(measured.pairs.distances[np.ix_(rows, rows)])
-    options = asdict(run.config.metric_map)
-    metric_map = MetricMap(
-        n_components=options.pop("dimension"),
-        **options,
-        epsilon=EPSILON * typical or None,  # all volumes alike: the map chooses its own
-        seed=run.config.seed,
-        device=str(run.stream.decoder.device),
+def _distance_net_stage(run: Run, measured: _Measured) -> Stage:
+    return run.cache.stage(
+        "h_psi", distances=measured.key, config=run.config.distance_net, seed=run.config.seed
     )
-    with run.watch.stage("f_xi"):
-        metric_map.fit(run.workdir.latents, net)
-    metric_map.save(run.folder.models)
+
+
+def _learn_map(run: Run, measured: _Measured, net: DistanceNet) -> np.ndarray:
+    """Eq. 8 or 9: f_xi from random pairs of all particles; then z' of every particle."""
+    metric_map = _fitted_map(run, measured, net)
     run.map_history = metric_map.history_
     with run.watch.stage("transform"):
         z_metric: np.ndarray = metric_map.transform(run.workdir.latents)
@@ -289,7 +297,36 @@ def _learn_map(run: _Run, measured: _Measured, net: DistanceNet) -> np.ndarray:
     return z_metric
 
 
-def _cluster(run: _Run, z_metric: np.ndarray, measured: _Measured) -> Clusters:
+def _fitted_map(run: Run, measured: _Measured, net: DistanceNet) -> MetricMap:
+    stage = run.cache.stage(
+        "f_xi",
+        h_psi=_distance_net_stage(run, measured).key,
+        config=run.config.metric_map,
+        epsilon=EPSILON,
+    )
+    files = run.folder.model_files("f_xi")
+    if stage.is_sealed(files):
+        logger.info("f_xi: from an earlier run")
+        return MetricMap.load(run.folder.models, run.device)
+    rows = measured.landmarks.train
+    typical = fidelity.median_distance(measured.pairs.distances[np.ix_(rows, rows)])
+    options = asdict(run.config.metric_map)
+    metric_map = MetricMap(
+        n_components=options.pop("dimension"),
+        **options,
+        epsilon=EPSILON * typical or None,  # all volumes alike: the map chooses its own
+        seed=run.config.seed,
+        device=run.device,
+    )
+    with run.watch.stage("f_xi"):
+        metric_map.fit(run.workdir.latents, net)
+    metric_map.save(run.folder.models)
+    stage.seal(files)
+    stage.forget_others()
+    return metric_map
+
+
+def _cluster(run: Run, z_metric: np.ndarray, measured: _Measured) -> Clusters:
     """k-means of z', and the volumes of its representatives in the medoid's frame."""
     with run.watch.stage("clusters"):
         clusters = cluster_kmeans(z_metric, run.config.clusters, run.config.seed)
@@ -298,39 +335,43 @@ def _cluster(run: _Run, z_metric: np.ndarray, measured: _Measured) -> Clusters:
         artifacts.save_pickle(run.folder.cluster_labels(count), clusters.labels)
         artifacts.save_columns(run.folder.cluster_centers(count), representatives)
         artifacts.save_columns(run.folder.cluster_center_indices(count), clusters.centers_ind)
-    written = range(0 if run.config.clusters.skip_volumes else len(clusters))
-    artifacts.keep_only(
-        run.folder.kmeans(count),
-        [run.folder.volume(count, i + 1).name for i in written],
-        "vol_*.mrc",
-    )
-    if written:
+    written: list[Path] = []
+    if not run.config.clusters.skip_volumes:
         with run.watch.stage("representative volumes"):
-            _write_representatives(run, representatives, measured)
+            written = _write_representatives(run, clusters, measured)
+    artifacts.keep_only(run.folder.kmeans(count), [path.name for path in written], "vol_*.mrc")
     return clusters
 
 
-def _write_representatives(run: _Run, latents: np.ndarray, measured: _Measured) -> None:
-    medoid = measured.features[:, :, measured.medoid : measured.medoid + 1]
+def _write_representatives(run: Run, clusters: Clusters, measured: _Measured) -> list[Path]:
+    """R·V(z) of every cluster's representative, in the frame of the medoid."""
+    latents = run.workdir.latents[clusters.centers_ind]
     features = stream_features(run.stream, latents, run.distance, desc="Aligning representatives")
-    onto_medoid = run.distance.onto(medoid, features).rotations.cpu().numpy()
-    box = run.config.volumes.downsample or run.workdir.box_size
-    with tqdm(total=len(latents), unit="vol", desc="Writing representatives") as bar:
+    usable = usable_columns(features)
+    for number in np.flatnonzero(~usable):
+        logger.warning("The volume of cluster %d is constant or holds NaN: not written.", number)
+    medoid = measured.features[:, :, measured.medoid : measured.medoid + 1]
+    turns = run.distance.onto(medoid, features[..., torch.from_numpy(usable)]).rotations
+    numbers = (np.flatnonzero(usable) + 1).tolist()
+    paths = [run.folder.volume(run.config.clusters.count, number) for number in numbers]
+    box, options = run.written_box, run.config.volumes
+    with tqdm(total=len(paths), unit="vol", desc="Writing representatives") as bar:
         write_cluster_volumes(
             run.stream.decoder,
-            latents,
-            onto_medoid,
-            run.folder.kmeans(run.config.clusters.count),
+            latents[usable],
+            turns.cpu().numpy(),
+            paths,
             box,
-            _apix_at_box(run.config, run.workdir, box),
-            flip=run.config.volumes.flip,
-            invert=run.config.volumes.invert,
-            max_frequency=_max_frequency(run.config, run.workdir, box),
+            run.apix_at_box(box),
+            flip=options.flip,
+            invert=options.invert,
+            max_frequency=run.max_frequency_at_box(box),
             progress=bar.update,
         )
+    return paths
 
 
-def _judge(run: _Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray) -> None:
+def _judge(run: Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray) -> None:
     """fidelity.json: every space, and h_psi, on pairs of test landmarks."""
     test = measured.landmarks.test
     truth = measured.pairs.distances[np.ix_(test, test)]
@@ -348,7 +389,7 @@ def _judge(run: _Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarra
         predicted = net.predict_matrix(measured.latents[test])
         upper = np.triu_indices(len(test), 1)
         errors = fidelity.distance_errors(predicted[upper], truth[upper])
-    run.scores = {
+    run.scores |= {
         **scores,
         "subsampling_intervals": intervals,
         "h_psi": {**errors, "learning_curve": net.history_},
@@ -367,7 +408,7 @@ def _judge(run: _Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarra
 
 
 def _draw(
-    run: _Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray, clusters: Clusters
+    run: Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray, clusters: Clusters
 ) -> None:
     """All figures of the run, as PNG."""
     with run.watch.stage("figures"):
@@ -389,17 +430,15 @@ def _draw(
         artifacts.keep_only(run.folder.figures, [f"{name}.png" for name in drawn])
 
 
-def _record(run: _Run, measured: _Measured) -> None:
+def _record(run: Run) -> None:
     """fidelity.json, now that all timings are known, and metric_embed.yaml."""
-    pairs = len(measured.landmarks) * (len(measured.landmarks) - 1) // 2
     run.scores |= {
         "timings_in_seconds": run.watch.seconds,
-        "pairs_per_second": pairs / max(run.watch.seconds["distances"], 1e-9),
+        # of a run that went on from an earlier one there is no such number
+        "pairs_per_second": run.scores.get("pairs_per_second"),
         "peak_memory_in_bytes": peak_memory_in_bytes(),
     }
     artifacts.save_json(run.folder.fidelity, run.scores)
-    inputs = [run.workdir.config_path, run.workdir.z_path, run.workdir.weights_path]
-    inputs += [Path(name) for name in _optional_inputs(run.config)]
     artifacts.save_yaml(
         run.folder.parameters,
         {
@@ -407,10 +446,10 @@ def _record(run: _Run, measured: _Measured) -> None:
             "epoch": run.workdir.epoch,
             "config": run.config,
             "box": run.stream.box,
-            "apix_in_angstroms": _apix_at_box(run.config, run.workdir, run.stream.box),
+            "apix_in_angstroms": run.apix_at_box(run.stream.box),
             "max_frequency": run.stream.max_frequency,
             "lmax": run.distance.lmax,
-            "device": run.stream.decoder.device,
+            "device": run.device,
             "threads": torch.get_num_threads(),
             "versions": {
                 "python": platform.python_version(),
@@ -418,12 +457,6 @@ def _record(run: _Run, measured: _Measured) -> None:
                 "torch": torch.__version__,
                 "numpy": np.__version__,
             },
-            "sha256": {path.name: artifacts.sha256_of(path) for path in inputs},
+            "sha256": {run.inputs[name].name: digest for name, digest in run.digests.items()},
         },
     )
-
-
-def _optional_inputs(config: EmbedConfig) -> list[str]:
-    mask = [] if config.volumes.mask == "sphere" else [config.volumes.mask]
-    candidates = config.landmarks.candidates_file
-    return mask if candidates is None else [*mask, candidates]

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from cryodrgn_metric.errors import OutputError
+
 __all__ = ["RunLog", "Stopwatch", "logged", "logging_kept", "peak_memory_in_bytes"]
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,8 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block, and log it."""
+        """Time the block, and log its beginning and its end."""
+        logger.info("%s ...", name)
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -40,6 +43,19 @@ class Stopwatch:
 
     def total(self) -> float:
         return sum(self.seconds.values())
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose full disk is reported once, and by the results that don't fit either."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+        elif not self._reported:
+            self._reported = True
+            print(f"{self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr)
+
+    _reported = False
 
 
 class RunLog:
@@ -57,9 +73,18 @@ class RunLog:
         self.handlers: tuple[logging.Handler, ...] = (self._terminal, self._file)
 
     def write_to(self, path: Path) -> None:
-        """Open the file, and write what was said so far and whatever follows."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        target = logging.FileHandler(path, encoding="utf-8")
+        """Open the file, and write what was said so far and whatever follows.
+
+        Raises:
+            OutputError: It cannot be opened.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            target = _LogFile(path, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be written: {error.strerror}. Name a folder of your own with -o."
+            ) from error
         target.setFormatter(self._style)
         self._file.setTarget(target)
         self._file.capacity = 1

@@ -70,18 +70,30 @@ def map_in_threads(
     if threads == 1:
         yield from map(function, items)
         return
-    with one_thread(), ThreadPoolExecutor(threads, initializer=_use_one_thread) as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) == 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool = ThreadPoolExecutor(threads, initializer=_use_one_thread)
+    waiting: deque[Future[Result]] = deque()
+    with one_thread(), _ended(pool):
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == 2 * threads:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _ended(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """Wait for what is under way, unless the program is told to stop: that can't wait."""
+    try:
+        yield
+    except (Exception, GeneratorExit):
+        pool.shutdown(cancel_futures=True)
+        raise
+    except BaseException:  # Ctrl-C, SIGTERM
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    else:
+        pool.shutdown()
 
 
 def _use_one_thread() -> None:

@@ -7,7 +7,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -161,15 +161,15 @@ def write_cluster_volumes(
     decoder: Decoder,
     latents: np.ndarray | Tensor,
     rotations: np.ndarray | Tensor | None,
-    folder: str | os.PathLike[str],
+    paths: Sequence[Path],
     box: int,
     apix_in_angstroms: float,
     flip: bool = False,
     invert: bool = False,
     max_frequency: float | None = None,
     progress: Callable[[int], object] | None = None,
-) -> list[Path]:
-    """Write R·V(z) of every cluster's representative as vol_001.mrc and on.
+) -> None:
+    """Write R·V(z) of every cluster's representative.
 
     Each volume is decoded on rotated lattice coordinates, so nothing is interpolated, and has
     the amplitude of `eval_volume`. Memory holds two volumes a thread.
@@ -178,26 +178,20 @@ def write_cluster_volumes(
         decoder: of the workdir.
         latents: (K, zdim).
         rotations: (K, 3, 3) that turn each volume into the common frame; None turns none.
-        folder: where the files go; made if it is missing.
+        paths: the K files; their folders are made if they are missing.
         box: voxels along a side.
         apix_in_angstroms: size of a voxel at `box`, as `Workdir.apix_at_box` gives it.
         flip, invert: as for `write_volume`; they change the files only.
         max_frequency: radius, in Fourier voxels, beyond which the volume is zero.
         progress: called with 1 after each file, e.g. a tqdm bar's `update`.
-
-    Returns:
-        the K paths, in order.
     """
-    target = Path(folder)
-    paths: list[Path] = []
 
     def decode(row: int) -> Tensor:
         turn = None if rotations is None else rotations[row : row + 1]
         return decoder.decode(latents[row : row + 1], box, turn, max_frequency)[0]
 
-    for volume in map_in_threads(decode, range(len(latents)), decoder.device):
-        paths.append(target / f"vol_{len(paths) + 1:03d}.mrc")
-        write_volume(paths[-1], volume, apix_in_angstroms, flip, invert)
+    volumes = map_in_threads(decode, range(len(latents)), decoder.device)
+    for path, volume in zip(paths, volumes, strict=True):
+        write_volume(path, volume, apix_in_angstroms, flip, invert)
         if progress is not None:
             progress(1)
-    return paths

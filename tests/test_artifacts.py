@@ -21,6 +21,7 @@ from cryodrgn_metric.artifacts import (
     save_yaml,
     sha256_of,
 )
+from cryodrgn_metric.errors import OutputError
 
 
 def test_atomic_path_replaces_and_leaves_nothing_beside(tmp_path):
@@ -47,7 +48,7 @@ def test_a_failed_write_changes_nothing(tmp_path, error):
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "numbers.txt"):
+    with pytest.raises(OutputError, match="numbers.txt"), atomic_path(tmp_path / "numbers.txt"):
         pass
     assert not os.listdir(tmp_path)
 

@@ -61,7 +61,7 @@ class TestConfig:
             "w --epoch 25 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 "
             "--loss weighted -d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 "
             "--flip --invert --distance so3 --scale unit --ksample 7 --skip-vol --skip-umap "
-            "--seed 3 --device cpu --threads 2"
+            "--seed 3 --device cpu --threads 2 --restart"
         )
         assert command.embed_config(parse(*given.split())) == EmbedConfig(
             workdir=os.path.abspath("w"),
@@ -70,6 +70,7 @@ class TestConfig:
             seed=3,
             device="cpu",
             threads=2,
+            restart=True,
             landmarks=LandmarkConfig(60, "farthest", os.path.abspath("i.pkl")),
             volumes=VolumeConfig(32, 8.5, 1.3, os.path.abspath("m.mrc"), 0.7, True, True),
             distances=DistanceConfig("so3", "unit"),
@@ -125,7 +126,7 @@ class TestMain:
         "failure, status, message",
         [
             (WorkdirError("no z.7.pkl in w"), 2, "cryodrgn_metric: error: no z.7.pkl in w\n"),
-            (KeyboardInterrupt(), 130, "cryodrgn_metric: interrupted\n"),
+            (KeyboardInterrupt(), 130, f"cryodrgn_metric: interrupted; {command.TO_GO_ON}\n"),
         ],
     )
     def test_exit_statuses(self, pipeline, capsys, failure, status, message):

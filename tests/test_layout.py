@@ -20,7 +20,8 @@ BOOT = ROOT / PACKAGE / "boot"
 # One line per level, lowest first; what stands right of a `<` may import what stands left of it.
 ORDER = """
     errors
-    config, artifacts, runlog, safe_files, so3, threads
+    config, artifacts, runlog, safe_files, so3, termination, threads
+    cache, folder_lock
     workdir, pairs, fidelity
     decoder, landmarks, clusters
     volumes, networks
@@ -28,6 +29,7 @@ ORDER = """
     distance_net, metric_map
     dimension, paths
     report
+    run
     pipeline
     demo < command
     plugin

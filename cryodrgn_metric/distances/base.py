@@ -5,13 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cryodrgn_metric.cache import NO_CACHE, PieceStore
 from cryodrgn_metric.errors import VolumeError
 
-__all__ = ["Alignment", "Array", "PairwiseDistances", "VolumeDistance", "check_volumes"]
+__all__ = [
+    "Alignment",
+    "Array",
+    "PairwiseDistances",
+    "VolumeDistance",
+    "check_volumes",
+    "unusable_volumes",
+]
 
 Array: TypeAlias = npt.NDArray[Any] | Tensor
 """What users hand in and get back: results are numpy arrays unless tensors went in."""
@@ -56,16 +65,41 @@ class VolumeDistance(Protocol):
     """A distance between volumes, in three steps so that voxels can be streamed.
 
     `calibrate` looks at the `full_features` of a few volumes, `features` is called on batches and
-    keeps what one volume needs (its last axis counts volumes), `pairwise` compares all of them.
+    keeps what one volume needs (its last axis counts volumes), `pairwise` compares all of them and
+    hands each finished block of pairs to `store`. `calibration` is what `calibrate` found, as
+    numbers that `recall` takes.
     """
 
     def full_features(self, volumes: Tensor) -> Tensor: ...
 
     def calibrate(self, features: Tensor) -> None: ...
 
+    @property
+    def calibration(self) -> npt.NDArray[np.float64]: ...
+
+    def recall(self, calibration: npt.NDArray[np.float64]) -> None: ...
+
     def features(self, volumes: Tensor) -> Tensor: ...
 
-    def pairwise(self, features: Tensor, fit_on: Tensor | None = None) -> PairwiseDistances: ...
+    def pairwise(
+        self, features: Tensor, fit_on: Tensor | None = None, store: PieceStore = NO_CACHE
+    ) -> PairwiseDistances: ...
+
+
+def unusable_volumes(volumes: Tensor) -> dict[int, str]:
+    """Which volumes cannot be compared, and why.
+
+    Arguments:
+        volumes: (L, n, n, n).
+
+    Returns:
+        Index to "holds NaN or Inf" or "is constant", for those alone.
+    """
+    flat = volumes.flatten(1)
+    broken = (~torch.isfinite(flat)).any(dim=1)
+    constant = flat.amin(dim=1) == flat.amax(dim=1)
+    found = {int(index): "is constant" for index in constant.nonzero()}
+    return found | {int(index): "holds NaN or Inf" for index in broken.nonzero()}
 
 
 def check_volumes(volumes: Tensor, name: str = "volumes") -> None:
@@ -82,12 +116,5 @@ def check_volumes(volumes: Tensor, name: str = "volumes") -> None:
         raise VolumeError(
             f"{name} must be cubes of an even box, shape (L, n, n, n); got {tuple(volumes.shape)}."
         )
-    flat = volumes.flatten(1)
-    broken = (~torch.isfinite(flat)).any(dim=1)
-    constant = flat.amin(dim=1) == flat.amax(dim=1)
-    for bad, what in ((broken, "holds NaN or Inf"), (constant, "is constant")):
-        if bool(bad.any()):
-            index = int(bad.nonzero()[0])
-            raise VolumeError(
-                f"{name}[{index}] {what}: there is nothing to compare. Leave it out."
-            )
+    for index, reason in sorted(unusable_volumes(volumes).items()):
+        raise VolumeError(f"{name}[{index}] {reason}: there is nothing to compare. Leave it out.")

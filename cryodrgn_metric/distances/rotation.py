@@ -11,15 +11,18 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cryodrgn_metric.cache import NO_CACHE, PieceStore
 from cryodrgn_metric.distances.base import Alignment, Array, PairwiseDistances, check_volumes
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.pairs import RowTile, row_tiles
+from cryodrgn_metric.pairs import RowTile, tile_blocks
 from cryodrgn_metric.so3.conventions import WINDOW_RADIUS, spherical_window, windowed
 from cryodrgn_metric.so3.expansion import (
     RadialBasis,
@@ -118,7 +121,15 @@ class RotationDistance:
         if self.lmax is None:
             energies = torch.stack([b.square().sum(dim=(0, 1)).mean() for b in blocks])
             self.lmax = converged_degree(shares, energies)
-        logger.info("Angular band limit lmax = %d of %d.", self.lmax, self._full_lmax)
+
+    @property
+    def calibration(self) -> npt.NDArray[np.float64]:
+        """What `calibrate` found, for `recall`: lmax, and the median Delta^2 of its volumes."""
+        return np.array([self.lmax or 0, self._typical_squared or 0.0])
+
+    def recall(self, calibration: npt.NDArray[np.float64]) -> None:
+        """Take over what `calibrate` found in an earlier run."""
+        self.lmax, self._typical_squared = int(calibration[0]), float(calibration[1])
 
     def full_features(self, volumes: Tensor) -> Tensor:
         """Coefficients at the full band limit, for `calibrate`."""
@@ -128,17 +139,20 @@ class RotationDistance:
         """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes."""
         return self._expand(volumes, self._full_lmax if self.lmax is None else self.lmax)
 
-    def pairwise(self, features: Tensor, fit_on: Tensor | None = None) -> PairwiseDistances:
+    def pairwise(
+        self, features: Tensor, fit_on: Tensor | None = None, store: PieceStore = NO_CACHE
+    ) -> PairwiseDistances:
         """Delta, rotation, raw distance and second-peak gap of every pair.
 
         Arguments:
             features: As from `features`, all volumes.
             fit_on: Which volumes the radial basis may look at, (L,) bool; all if None.
+            store: Where finished blocks of pairs are kept, and found again.
 
         Returns:
             Tensors on the CPU.
         """
-        return self._search(self._compress(features, fit_on))
+        return self._search(self._compress(features, fit_on), store)
 
     def onto(self, reference: Tensor, features: Tensor) -> RowResult:
         """Turn many volumes onto one: reference ≈ R·volume.
@@ -181,19 +195,32 @@ class RotationDistance:
         logger.debug("Radial basis: %d numbers a volume.", basis.rank)
         return basis.project(features)
 
-    def _search(self, blocks: list[Tensor]) -> PairwiseDistances:
-        search = RotationSearch(blocks, self.dtype, torch.device(self.device))
+    def _search(
+        self, coefficients: list[Tensor], store: PieceStore = NO_CACHE
+    ) -> PairwiseDistances:
+        search = RotationSearch(coefficients, self.dtype, torch.device(self.device))
         result = _empty_result(search.count, self.dtype)
+        blocks = dict(enumerate(tile_blocks(search.count, self.pairs_per_tile)))
+        kept = {number: piece for number in blocks if (piece := store.load(number)) is not None}
+        for number, piece in kept.items():
+            _store_block(result, blocks.pop(number), torch.from_numpy(piece))
         pairs = search.count * (search.count - 1) // 2
         with tqdm(total=pairs, unit="pair", desc="Distances", disable=not self.progress) as bar:
+            bar.update(pairs - sum(map(len, chain(*blocks.values()))))
 
-            def compare(tile: RowTile) -> tuple[RowTile, RowResult]:
-                return tile, search.row(tile.row, slice(tile.start, tile.stop))
+            def compare(tile: RowTile) -> Tensor:
+                row = search.row(tile.row, slice(tile.start, tile.stop))
+                return _as_table(row).cpu()
 
-            tiles = row_tiles(search.count, self.pairs_per_tile)
-            for tile, row in map_in_threads(compare, tiles, torch.device(self.device)):
-                _store(result, tile, row)
-                bar.update(len(tile))
+            tables = map_in_threads(compare, chain(*blocks.values()), torch.device(self.device))
+            for number, block in blocks.items():
+                rows = []
+                for tile in block:
+                    rows.append(next(tables))
+                    bar.update(len(tile))
+                table = torch.cat(rows)
+                store.save(number, table.numpy())
+                _store_block(result, block, table)
         return result
 
 
@@ -206,16 +233,23 @@ def _empty_result(count: int, dtype: torch.dtype) -> PairwiseDistances:
     )
 
 
-def _store(result: PairwiseDistances, tile: RowTile, row: RowResult) -> None:
-    """Write a tile and its mirror image: rotations[j, i] = rotations[i, j]^T."""
-    columns = slice(tile.start, tile.stop)
-    for name in ("distances", "raw_distances", "second_peak_gaps"):
-        matrix, values = getattr(result, name), getattr(row, name).cpu()
-        matrix[tile.row, columns] = values
-        matrix[columns, tile.row] = values
-    rotations = row.rotations.cpu()
-    result.rotations[tile.row, columns] = rotations
-    result.rotations[columns, tile.row] = rotations.mT
+def _as_table(row: RowResult) -> Tensor:
+    """A tile as (pairs, 12): distance, raw distance, second-peak gap, rotation."""
+    numbers = torch.stack([row.distances, row.raw_distances, row.second_peak_gaps], dim=1)
+    return torch.cat([numbers, row.rotations.flatten(1)], dim=1)
+
+
+def _store_block(result: PairwiseDistances, block: list[RowTile], table: Tensor) -> None:
+    """Write tiles and their mirror images: rotations[j, i] = rotations[i, j]^T."""
+    for tile, rows in zip(block, table.split([len(tile) for tile in block]), strict=True):
+        columns = slice(tile.start, tile.stop)
+        for number, name in enumerate(("distances", "raw_distances", "second_peak_gaps")):
+            matrix, values = getattr(result, name), rows[:, number]
+            matrix[tile.row, columns] = values
+            matrix[columns, tile.row] = values
+        rotations = rows[:, 3:].reshape(-1, 3, 3)
+        result.rotations[tile.row, columns] = rotations
+        result.rotations[columns, tile.row] = rotations.mT
 
 
 def _as_tensor(volumes: Array, dtype: torch.dtype | None) -> Tensor:
@@ -279,6 +313,7 @@ def pairwise_distances(
     tensor = _as_tensor(volumes, dtype)
     check_volumes(tensor)
     prepared = _prepared(tensor, window)
+    check_volumes(prepared, "within the window, volumes")
     distance = RotationDistance(
         box=tensor.shape[-1],
         max_frequency=max_frequency,

@@ -5,23 +5,32 @@ Decode, window, expand, drop: only what a distance needs of each volume is kept.
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cryodrgn_metric.cache import NO_CACHE, PieceStore
 from cryodrgn_metric.decoder import Decoder
-from cryodrgn_metric.distances.base import check_volumes
+from cryodrgn_metric.distances.base import unusable_volumes
 from cryodrgn_metric.distances.rotation import PILOT_COUNT, RotationDistance
+from cryodrgn_metric.errors import VolumeError
 from cryodrgn_metric.so3.conventions import windowed
 from cryodrgn_metric.threads import map_in_threads
 
-__all__ = ["VolumeStream", "calibrate", "mask_anisotropy", "stream_features"]
+__all__ = [
+    "VolumeStream",
+    "calibrate",
+    "mask_anisotropy",
+    "stream_features",
+    "usable_columns",
+]
 
-logger = logging.getLogger(__name__)
+BoolArray = npt.NDArray[np.bool_]
 
 VOLUMES_PER_BATCH = 8
 """Decoded together by one thread: enough to share the positional encoding, few to hold."""
@@ -48,20 +57,47 @@ class VolumeStream:
     def volumes(self, latents: np.ndarray, rotations: np.ndarray | None = None) -> Tensor:
         """Windowed volumes (B, box, box, box), turned by `rotations` (B, 3, 3) if given.
 
-        Raises:
-            VolumeError: A decoded volume is constant or holds NaN.
+        A volume that is constant or holds NaN becomes NaN all over.
         """
         decoded = self.decoder.decode(latents, self.box, rotations, self.max_frequency)
-        check_volumes(decoded, "decoded volumes")
+        decoded[list(unusable_volumes(decoded))] = torch.nan
         return windowed(decoded, self.window)
 
 
-def calibrate(stream: VolumeStream, latents: np.ndarray, distance: RotationDistance) -> None:
-    """Let the distance see up to ten volumes, evenly spread over `latents`."""
+def calibrate(
+    stream: VolumeStream,
+    latents: np.ndarray,
+    distance: RotationDistance,
+    store: PieceStore = NO_CACHE,
+) -> None:
+    """Let the distance see up to ten volumes, evenly spread over `latents`.
+
+    Raises:
+        VolumeError: Fewer than two of them can be compared.
+    """
     chosen = np.unique(np.linspace(0, len(latents) - 1, PILOT_COUNT).round().astype(int))
-    pilots = [stream.volumes(latents[row : row + 1]) for row in chosen]
-    distance.calibrate(torch.cat([distance.full_features(pilot) for pilot in pilots], dim=-1))
-    distance.features(pilots[0])  # builds the tables once, before several threads need them
+    found = store.load(0)
+    if found is not None:
+        distance.recall(found)
+    else:
+        distance.calibrate(_pilot_features(stream, latents[chosen], distance))
+        store.save(0, distance.calibration)
+    # builds the tables once, before several threads need them
+    side, device = stream.box, stream.decoder.device
+    distance.features(torch.zeros(1, side, side, side, device=device))
+
+
+def _pilot_features(
+    stream: VolumeStream, latents: np.ndarray, distance: RotationDistance
+) -> Tensor:
+    pilots = [stream.volumes(latents[row : row + 1]) for row in range(len(latents))]
+    usable = [pilot for pilot in pilots if not unusable_volumes(pilot)]
+    if len(usable) < 2:
+        raise VolumeError(
+            f"{len(pilots) - len(usable)} of {len(pilots)} volumes that were decoded first are "
+            "constant or hold NaN: the decoder is not trained. Choose another epoch."
+        )
+    return torch.cat([distance.full_features(pilot) for pilot in usable], dim=-1)
 
 
 def stream_features(
@@ -69,19 +105,59 @@ def stream_features(
     latents: np.ndarray,
     distance: RotationDistance,
     desc: str | None = "Volumes",
+    store: PieceStore = NO_CACHE,
+    announce: Callable[[int], object] | None = None,
 ) -> Tensor:
-    """What the distance keeps of every volume; the last axis counts volumes."""
+    """What the distance keeps of every volume; the last axis counts volumes.
 
-    def expand(start: int) -> Tensor:
-        return distance.features(stream.volumes(latents[start : start + VOLUMES_PER_BATCH]))
+    Arguments:
+        stream: How volumes are decoded.
+        latents: (L, d).
+        distance: Calibrated.
+        desc: Of the progress bar; None shows none.
+        store: Where finished batches are kept, and found again.
+        announce: Called with the number of volumes that are to be decoded, if there are any.
 
+    Returns:
+        Features; all NaN for a volume that cannot be compared (`usable_columns`).
+    """
     starts = range(0, len(latents), VOLUMES_PER_BATCH)
-    parts = []
+    parts = {number: _kept_part(store, number, stream) for number in range(len(starts))}
+    missing = [number for number, part in parts.items() if part is None]
+
+    def expand(number: int) -> Tensor:
+        chosen = slice(starts[number], starts[number] + VOLUMES_PER_BATCH)
+        return _features_or_nan(stream.volumes(latents[chosen]), distance)
+
+    done = sum(part.shape[-1] for part in parts.values() if part is not None)
+    if missing and announce is not None:
+        announce(len(latents) - done)
     with tqdm(total=len(latents), unit="vol", desc=desc, disable=desc is None) as bar:
-        for part in map_in_threads(expand, starts, stream.decoder.device):
-            parts.append(part)
+        bar.update(done)
+        found = map_in_threads(expand, missing, stream.decoder.device)
+        for number, part in zip(missing, found, strict=True):
+            store.save(number, part.cpu().numpy())
+            parts[number] = part
             bar.update(part.shape[-1])
-    return torch.cat(parts, dim=-1)
+    return torch.cat([part for part in parts.values() if part is not None], dim=-1)
+
+
+def _kept_part(store: PieceStore, number: int, stream: VolumeStream) -> Tensor | None:
+    piece = store.load(number)
+    return None if piece is None else torch.from_numpy(piece).to(stream.decoder.device)
+
+
+def _features_or_nan(volumes: Tensor, distance: RotationDistance) -> Tensor:
+    unusable = list(unusable_volumes(volumes))
+    volumes[unusable] = 0.0
+    features = distance.features(volumes)
+    features[..., unusable] = torch.nan
+    return features
+
+
+def usable_columns(features: Tensor) -> BoolArray:
+    """Which volumes of `stream_features` can be compared, (L,) bool."""
+    return np.asarray(torch.isfinite(features[0, 0]).cpu().numpy())
 
 
 def mask_anisotropy(

@@ -1,0 +1,177 @@
+"""What every stage of a run shares, and all that can be refused before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cryodrgn_metric.artifacts import MetricFolder, require_space, sha256_of
+from cryodrgn_metric.cache import StageCache
+from cryodrgn_metric.config import EmbedConfig
+from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.distances.rotation import RotationDistance
+from cryodrgn_metric.distances.streaming import VolumeStream
+from cryodrgn_metric.errors import ArgumentError, VolumeError
+from cryodrgn_metric.landmarks import candidate_pool
+from cryodrgn_metric.runlog import Stopwatch
+from cryodrgn_metric.safe_files import load_indices
+from cryodrgn_metric.so3.conventions import spherical_window
+from cryodrgn_metric.volumes import read_mask
+from cryodrgn_metric.workdir import Workdir, open_workdir
+
+__all__ = ["Run", "prepare"]
+
+DEFAULT_BOX = 64
+
+
+@dataclass
+class Run:
+    """What every stage shares: the question, the workdir, where results go, the clock.
+
+    Arguments:
+        config: What was asked for.
+        workdir: What it was asked of.
+        folder: Where results go.
+        cache: What earlier runs in that folder have finished.
+        inputs: The files it is made from, by what they are: config, z, weights, mask, ind.
+        digests: Their SHA-256, by the same names.
+        pool: Rows of z that may be landmarks.
+        stream: How volumes are decoded.
+        distance: How they are compared.
+    """
+
+    config: EmbedConfig
+    workdir: Workdir
+    folder: MetricFolder
+    cache: StageCache
+    inputs: dict[str, Path]
+    digests: dict[str, str]
+    pool: np.ndarray
+    stream: VolumeStream
+    distance: RotationDistance
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    map_history: dict[str, list[float]] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> str:
+        """Where to compute, as torch names it."""
+        return str(self.stream.decoder.device)
+
+    @property
+    def written_box(self) -> int:
+        """The box of volumes that are written: the model's, unless -d was given."""
+        return self.config.volumes.downsample or self.workdir.box_size
+
+    def apix_at_box(self, box: int) -> float:
+        """The size in Å of a voxel of V(z) decoded at `box`; --Apix has the first word."""
+        return _apix_at_box(self.config, self.workdir, box)
+
+    def max_frequency_at_box(self, box: int) -> float | None:
+        """--low-pass in Å as a radius in Fourier voxels of `box`: n · apix / resolution."""
+        return _max_frequency(self.config, self.workdir, box)
+
+
+def prepare(config: EmbedConfig) -> Run:
+    """Read the workdir and refuse whatever can be refused; nothing is written.
+
+    Arguments:
+        config: What was asked for.
+
+    Returns:
+        The run, before its first stage.
+
+    Raises:
+        MetricError: The workdir, an option, a mask or the output folder is refused.
+    """
+    workdir = open_workdir(config.workdir, config.epoch)
+    folder = MetricFolder(Path(config.outdir or workdir.outdir), workdir.epoch)
+    folder.require_ours()
+    pool = _candidates(config, workdir)
+    require_space(folder.path, _needed_space_in_bytes(config, workdir, len(pool)))
+    stream = _volume_stream(config, workdir)
+    distance = RotationDistance(
+        box=stream.box,
+        full_box=workdir.box_size,
+        max_frequency=stream.max_frequency,
+        pairs_per_tile=config.distances.pairs_per_tile,
+        unit_norm=config.distances.scale == "unit",
+        device=stream.decoder.device,
+        progress=True,
+    )
+    inputs = _input_files(config, workdir)
+    digests = {name: sha256_of(path) for name, path in inputs.items()}
+    cache = StageCache(folder.cache, config.restart)
+    return Run(config, workdir, folder, cache, inputs, digests, pool, stream, distance)
+
+
+def _candidates(config: EmbedConfig, workdir: Workdir) -> np.ndarray:
+    candidates = config.landmarks.candidates_file
+    given = None if candidates is None else load_indices(candidates)
+    pool = candidate_pool(given, len(workdir.latents))
+    most = min(config.landmarks.count, len(pool)) - 1
+    if config.metric_map.dimension > most:
+        raise ArgumentError(
+            f"--dim {config.metric_map.dimension} needs more landmarks than that; there are "
+            f"{most + 1}. Type --dim {most} or less, or raise --landmarks."
+        )
+    return pool
+
+
+def _volume_stream(config: EmbedConfig, workdir: Workdir) -> VolumeStream:
+    options = config.volumes
+    box = _compared_box(config, workdir)
+    window = spherical_window(box, options.mask_radius)
+    if options.mask != "sphere":
+        window = window * torch.from_numpy(read_mask(options.mask, box))
+        if float(window.sum()) < 1:
+            raise VolumeError(
+                f"--mask {options.mask} leaves nothing within the soft sphere of --mask-radius "
+                f"{options.mask_radius}. Centre the mask on the box."
+            )
+    decoder = Decoder.from_workdir(workdir, device=config.device)
+    return VolumeStream(decoder, box, window, _max_frequency(config, workdir, box))
+
+
+def _compared_box(config: EmbedConfig, workdir: Workdir) -> int:
+    box = config.volumes.downsample or min(DEFAULT_BOX, workdir.box_size)
+    if box > workdir.box_size:
+        raise ArgumentError(
+            f"-d {box} is larger than the model's box, {workdir.box_size}. "
+            f"Type -d {workdir.box_size} or less."
+        )
+    return box
+
+
+def _apix_at_box(config: EmbedConfig, workdir: Workdir, box: int) -> float:
+    given = config.volumes.apix_in_angstroms
+    return workdir.apix_at_box(box) if given is None else given * workdir.box_size / box
+
+
+def _max_frequency(config: EmbedConfig, workdir: Workdir, box: int) -> float | None:
+    resolution = config.volumes.low_pass_in_angstroms
+    return None if resolution is None else box * _apix_at_box(config, workdir, box) / resolution
+
+
+def _input_files(config: EmbedConfig, workdir: Workdir) -> dict[str, Path]:
+    found = {"config": workdir.config_path, "z": workdir.z_path, "weights": workdir.weights_path}
+    if config.volumes.mask != "sphere":
+        found["mask"] = Path(config.volumes.mask)
+    if config.landmarks.candidates_file is not None:
+        found["ind"] = Path(config.landmarks.candidates_file)
+    return found
+
+
+def _needed_space_in_bytes(config: EmbedConfig, workdir: Workdir, candidates: int) -> int:
+    """About what the run writes: coefficients, pairs, volumes, z' twice, and small things."""
+    count, radius = min(config.landmarks.count, candidates), _compared_box(config, workdir) // 2
+    coefficients = count * 4 * (radius + 1) ** 2 * radius
+    pairs = count**2 * (48 + 24)  # the matrices, and the blocks they are made from
+    side = config.volumes.downsample or workdir.box_size
+    volumes = 0 if config.clusters.skip_volumes else config.clusters.count * 4 * side**3
+    particles = len(workdir.latents) * (4 + 18 * config.metric_map.dimension)
+    return coefficients + pairs + volumes + particles + 3_000_000
