@@ -528,7 +528,7 @@ class _Unfilled(TorchFunctionMode):
     ) -> Any:
         options = dict(kwargs or {})
         if func in (torch.empty, torch.randn):
-            options["device"] = "meta"
+            return torch.empty(*args, **options | {"device": "meta"})
         return func(*args, **options)
 
 
