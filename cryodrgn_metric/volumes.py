@@ -129,6 +129,9 @@ def _read_cube(path: Path, box: int) -> np.ndarray:
             raise ValueError("a stack of volumes")
         stream.read(skipped)
         data = stream.read(box**3 * dtype.itemsize)
+        # the checksum of a compressed file is compared where it ends
+        if stream.read(1) and not isinstance(stream, io.BufferedReader):
+            raise ValueError("it goes on behind its voxels")
     return np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
 
 

@@ -173,10 +173,20 @@ def test_compressed_masks_are_read_no_further_than_their_box(tmp_path, compress)
     plain = write_raw(tmp_path / "m.mrc", np.ones((8, 8, 8), np.float32)).read_bytes()
     (tmp_path / "m.mrc").write_bytes(compress(plain + bytes(1 << 28)))
     tracemalloc.start()
-    assert read_mask(tmp_path / "m.mrc", 8).all()
+    with pytest.raises(VolumeError, match="goes on"):
+        read_mask(tmp_path / "m.mrc", 8)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 24
+
+
+def test_the_checksum_of_a_compressed_mask_is_compared(tmp_path):
+    plain = write_raw(tmp_path / "m.mrc", np.ones((8, 8, 8), np.float32)).read_bytes()
+    data = bytearray(gzip.compress(plain))
+    data[-8] ^= 1
+    (tmp_path / "m.mrc").write_bytes(data)
+    with pytest.raises(VolumeError, match="CRC"):
+        read_mask(tmp_path / "m.mrc", 8)
 
 
 def test_cluster_volumes_are_turned_decoded_volumes(vae_workdir, tmp_path, generator):

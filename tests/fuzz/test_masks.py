@@ -132,10 +132,7 @@ def test_damaged_archives(path, data):
 
     def check(mask):
         opener = gzip if data[:2] == b"\x1f\x8b" else bz2
-        try:
-            inside = opener.open(path).read()
-        except (EOFError, OSError):  # of what follows the box, or of the checksum at the very end
-            inside = opener.open(path).read(1024 + 80 + 4 * BOX**3)
+        inside = opener.open(path).read()
         np.testing.assert_array_equal(mask, expected(inside).clip(0, 1))
 
     judge("masks", path, lambda: read_mask(path, BOX), check)
