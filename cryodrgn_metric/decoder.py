@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from cryodrgn_metric.errors import ArgumentError, WorkdirError
+from cryodrgn_metric.errors import ArgumentError, WorkdirError, brief
 from cryodrgn_metric.runlog import logging_kept
 from cryodrgn_metric.safe_files import load_checkpoint
 from cryodrgn_metric.workdir import Workdir
@@ -40,6 +40,7 @@ VOXELS_PER_BATCH = 1 << 24
 # A rotated point nearer to a coordinate plane than this lies on it; rounding put it beside.
 # Neighbouring points are 1/box apart, so this is below 1e-3 of a voxel up to box 1000.
 ON_PLANE = 1e-6
+LARGEST_EXTENT = 1e6  # cryoDRGN's are 0.5, or half the box; its lattice is float32
 # The positional encodings of cryoDRGN 4.3.
 ENCODINGS = (
     "geom_ft",
@@ -483,44 +484,57 @@ def _read_layers(model: torch.nn.Module, dtype: torch.dtype) -> list[_Layer]:
 
 
 def _load_model(workdir: Workdir) -> torch.nn.Module:
-    """cryoDRGN's decoder of a workdir, built by its own loaders and filled by our safe one."""
-    with logging_kept():
-        from cryodrgn import config as cryodrgn_config
-        from cryodrgn import models
+    """cryoDRGN's decoder of a workdir, filled from the checkpoint; an encoder is left out."""
     state = _checked_state(load_checkpoint(workdir.weights_path), workdir.weights_path)
-    settings = workdir.config["model_args"]
-    _require_layers(settings, len(state), workdir.config_path)
-    if settings.get("pe_type") not in ENCODINGS:  # would be noticed when a volume is decoded
-        raise WorkdirError(
-            f"{workdir.config_path}: model_args.pe_type must be one of {', '.join(ENCODINGS)}; "
-            f"got {settings.get('pe_type')}."
-        )
+    if workdir.kind == "train_vae":
+        prefix = "decoder."
+        state = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
     try:
-        config = cryodrgn_config.update_config_v1(copy.deepcopy(workdir.config))
-        load = models.HetOnlyVAE.load if workdir.kind == "train_vae" else models.load_decoder
-        with _Unfilled(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of layers without inputs
-            model, _ = load(config, weights=None, device=None)
+        model = _unfilled_decoder(workdir, most_layers=len(state))
     except Exception as error:  # cryoDRGN checks nothing: whatever its operations raise
         raise WorkdirError(
             f"{workdir.config_path} doesn't describe a model that this cryoDRGN can build: "
-            f"{type(error).__name__} {error}."
+            f"{type(error).__name__} {brief(error)}."
         ) from error
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise WorkdirError(
             f"{workdir.weights_path} doesn't hold the model that {workdir.config_path} describes:"
-            f" {error}"
+            f" {brief(error)}"
         ) from error
-    network: torch.nn.Module = model.decoder if workdir.kind == "train_vae" else model
-    return network.requires_grad_(False)
+    return model.requires_grad_(False)
+
+
+def _unfilled_decoder(workdir: Workdir, most_layers: int) -> torch.nn.Module:
+    """What cryoDRGN's own loaders make of a config, but no encoder and no lattice."""
+    with logging_kept():
+        from cryodrgn import config as cryodrgn_config
+        from cryodrgn import models
+    config = cryodrgn_config.update_config_v1(copy.deepcopy(workdir.config))
+    args = config["model_args"]
+    sizes = ("players", "pdim") if workdir.kind == "train_vae" else ("layers", "dim")
+    layers, width = (args[key] for key in sizes)
+    # the rest would be noticed when memory is full, or when a volume is decoded
+    if not 0 <= layers <= most_layers:
+        raise ValueError(f"{layers} layers, but weights of {most_layers}")
+    if args["pe_type"] not in ENCODINGS:
+        raise ValueError(f"pe_type must be one of {', '.join(ENCODINGS)}; got {args['pe_type']}")
+    activation = {"relu": torch.nn.ReLU, "leaky_relu": torch.nn.LeakyReLU}[args["activation"]]
+    encoding = args["pe_type"], args["pe_dim"], activation, args["feat_sigma"]
+    inputs, size = 3 + args["zdim"], config["lattice_args"]["D"]
+    with _Unfilled(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of layers without inputs
+        model: torch.nn.Module = models.get_decoder(
+            inputs, size, layers, width, args["domain"], *encoding
+        )
+    return model
 
 
 class _Unfilled(TorchFunctionMode):
-    """Layers made meanwhile take no memory; whatever config.yaml says, the checkpoint fills them.
+    """Layers made meanwhile take no memory, whatever config.yaml says: the checkpoint fills them.
 
-    Only what layers and encodings are made of: cryoDRGN's lattice needs its numbers.
+    `torch.device("meta")` would do, but its random numbers import much and slowly.
     """
 
     def __torch_function__(
@@ -543,25 +557,17 @@ def _checked_state(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
         real = value.is_floating_point() and bytes_needed <= path.stat().st_size
         if not real or not bool(value.isfinite().all()):
             raise WorkdirError(
-                f"{path}: {name} should be finite numbers; training diverged, or the file was "
-                "changed. Choose an earlier epoch with --epoch."
+                f"{path}: {brief(name)} should be finite numbers; training diverged, or the file "
+                "was changed. Choose an earlier epoch with --epoch."
             )
     return {name: value.float() for name, value in state.items()}
 
 
-def _require_layers(settings: dict[str, Any], most: int, path: Path) -> None:
-    """Refuse a config with more layers than the checkpoint has tensors, before they are made."""
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            _require_layers(value, most, path)
-        elif "layers" in str(key) and (type(value) is not int or not 0 <= value <= most):
-            raise WorkdirError(f"{path}: {key} must be at most {most}; got {value}.")
-
-
 def _extent(workdir: Workdir) -> float:
     extent = workdir.config["lattice_args"].get("extent", 0.5)
-    if type(extent) not in (int, float) or not 0 < extent < float("inf"):
+    if type(extent) not in (int, float) or not 1 / LARGEST_EXTENT <= extent <= LARGEST_EXTENT:
         raise WorkdirError(
-            f"{workdir.config_path}: lattice_args.extent must be positive; got {extent}."
+            f"{workdir.config_path}: lattice_args.extent must be positive, at most "
+            f"{LARGEST_EXTENT:g}; got {brief(extent)}."
         )
     return float(extent)

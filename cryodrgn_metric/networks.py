@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from cryodrgn_metric.artifacts import atomic_path, save_yaml
-from cryodrgn_metric.errors import ArgumentError, MetricError
+from cryodrgn_metric.errors import ArgumentError, MetricError, brief
 from cryodrgn_metric.safe_files import load_yaml
 
 __all__ = [
@@ -180,10 +179,10 @@ def load_network(
     try:
         state = load_file(weights)
     except Exception as error:  # safetensors raises its own, unrelated types
-        raise MetricError(f"cannot read {weights}: {error}") from error
+        raise MetricError(f"cannot read {weights}: {brief(error)}") from error
     for key, value in state.items():
         if value.dtype != torch.float32 or not bool(value.isfinite().all()):
-            raise MetricError(f"{weights}: {key} should be finite float32 numbers.")
+            raise MetricError(f"{weights}: {brief(key)} should be finite float32 numbers.")
     return state, settings
 
 
@@ -193,22 +192,22 @@ def settings_of(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
     try:
         yield
     except MetricError as error:
-        raise MetricError(f"{Path(folder, name)}.yaml: {error}") from error
+        raise MetricError(f"{Path(folder, name)}.yaml: {brief(error)}") from error
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise MetricError(
             f"{Path(folder, name)}.yaml is not what this version saves: {type(error).__name__} "
-            f"{error}."
+            f"{brief(error)}."
         ) from error
 
 
 def number(value: Any) -> float:
-    """A positive, finite number, as it was read from a settings file.
+    """A positive number that float32 can hold, as it was read from a settings file.
 
     Raises:
         ArgumentError: If it is anything else.
     """
-    if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
-        raise ArgumentError(f"expected a positive number; got {value!r}.")
+    if type(value) not in (int, float) or not 0 < value <= torch.finfo(torch.float32).max:
+        raise ArgumentError(f"expected a positive number; got {value}.")
     return float(value)
 
 

@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
+from cryodrgn_metric.errors import UnsafeFileError, WorkdirError, brief
 
 __all__ = ["load_checkpoint", "load_indices", "load_pickle", "load_pickles", "load_yaml"]
 
 LARGEST_YAML = 1 << 20  # bytes; cryoDRGN's config.yaml has a few thousand
 MOST_VALUES = 100_000  # in a YAML file with its aliases written out
 LEGACY_PICKLES = 5  # at the start of a file that torch wrote before it wrote zip files
+FOLDER_ATTRIBUTE = 0x10  # of a file in a zip file, as MS-DOS has it
 MOST_DIGITS = 100  # of an integer in it
 
 
@@ -100,7 +101,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files, and advises to
         reason = re.split(r"[.\n]", str(error))[0]  # load them unsafely in the next sentence
-        raise WorkdirError(f"{path} is not a checkpoint, or is damaged: {reason}.") from error
+        raise WorkdirError(
+            f"{path} is not a checkpoint, or is damaged: {brief(reason)}."
+        ) from error
     if not isinstance(checkpoint, dict):
         raise WorkdirError(f"{path}: expected a dictionary; got {type(checkpoint).__name__}.")
     return checkpoint
@@ -120,7 +123,7 @@ def load_pickles(path: Path, count: int) -> list[object]:
         except UnsafeFileError:
             raise
         except Exception as error:  # damaged pickles raise nearly every builtin exception
-            raise WorkdirError(f"{path} is not a pickle, or is cut off: {error}") from error
+            raise WorkdirError(f"{path} is not a pickle, or is cut off: {brief(error)}") from error
     return values
 
 
@@ -160,8 +163,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         value = loader.construct_document(node) if node else None
     except Exception as error:  # a date of month 13 is a ValueError, a deep list a RecursionError
         if "could not determine a constructor" in str(error):
-            raise UnsafeFileError(f"{path} asks for a Python object: {error}") from error
-        raise WorkdirError(f"{path} cannot be read as YAML: {error}") from error
+            raise UnsafeFileError(f"{path} asks for a Python object: {brief(error)}") from error
+        raise WorkdirError(f"{path} cannot be read as YAML: {brief(error)}") from error
     if not isinstance(value, dict):
         raise WorkdirError(f"{path}: expected a mapping; got {type(value).__name__}.")
     return value
@@ -185,7 +188,10 @@ _Unpickler: Any = pickle._Unpickler  # undocumented: nobody says what types its 
 _OPCODES: dict[int, Callable[[Any], None]] = _Unpickler.dispatch
 # They make objects of classes, fetch objects from outside, or recall what others registered.
 _REFUSED_OPCODES = b"".join(
-    [pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4]
+    [
+        *(pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+        *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+    ]
 )
 
 
@@ -204,9 +210,10 @@ class _ArrayUnpickler(_Unpickler):  # type: ignore[misc]
     def find_class(self, module: str, name: str) -> object:
         if maker := _PICKLED_NAMES.get((module, name)):
             return maker()
+        wanted = brief(f"{module}.{name}")
         raise UnsafeFileError(
-            f"{self._path} was refused: it asks for {module}.{name}, and only numpy arrays in "
-            "builtin containers are read. Nothing was executed; don't open it with other tools."
+            f"{self._path} was refused: it asks for {wanted}, and only numpy arrays in builtin "
+            "containers are read. Nothing was executed; don't open it with other tools."
         )
 
     def _build(self) -> None:
@@ -282,7 +289,7 @@ def _rehearse(path: Path) -> None:
     except UnsafeFileError:
         raise
     except Exception as error:
-        raise WorkdirError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+        raise WorkdirError(f"{path} is not a checkpoint, or is damaged: {brief(error)}") from error
 
 
 def _pickles_of(path: Path) -> Iterator[tuple[bytes, int]]:
@@ -295,13 +302,22 @@ def _pickles_of(path: Path) -> Iterator[tuple[bytes, int]]:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         size = sum(member.file_size for member in members)
-        _require(size <= path.stat().st_size, "it is compressed")
+        _require(size <= path.stat().st_size, "it claims more than it holds")
+        # of what is marked as a folder torch reads nothing, and returns whatever memory held
+        plain = all(_is_plain(member) for member in members)
+        _require(plain, "it is compressed, or marked as a folder")
         names = {member.filename.lower() for member in members}  # torch ignores case
         _require(len(names) == len(members), "it holds two files of one name")
         _require(archive.testzip() is None, "a checksum is wrong")
         for member in members:
             if member.filename.lower().endswith("data.pkl"):
                 yield archive.read(member), 1
+
+
+def _is_plain(member: zipfile.ZipInfo) -> bool:
+    stored = member.compress_type == zipfile.ZIP_STORED
+    is_folder = member.is_dir() or bool(member.external_attr & FOLDER_ATTRIBUTE)
+    return stored and member.compress_size == member.file_size and not is_folder
 
 
 def _require(fine: bool, message: str) -> None:

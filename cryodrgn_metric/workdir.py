@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cryodrgn_metric.artifacts import MetricFolder
-from cryodrgn_metric.errors import WorkdirError
+from cryodrgn_metric.errors import WorkdirError, brief
 from cryodrgn_metric.safe_files import load_pickle, load_pickles, load_yaml
 
 __all__ = [
@@ -168,7 +167,7 @@ def _kind(config: dict[str, Any], path: Path) -> str:
     if "qlayers" in model:
         return "abinit_homo_old"
     keys = sorted(map(str, model))
-    raise WorkdirError(f"{path}: no cryoDRGN command writes model_args with {keys}.")
+    raise WorkdirError(f"{path}: no cryoDRGN command writes model_args with {brief(keys)}.")
 
 
 def _require_decoded(kind: str, path: Path) -> str:
@@ -191,7 +190,8 @@ def _integer(
     value = config[section].get(key)
     if type(value) is not int or not lowest <= value <= highest:
         raise WorkdirError(
-            f"{path}: {section}.{key} must be an integer from {lowest} to {highest}; got {value}."
+            f"{path}: {section}.{key} must be an integer from {lowest} to {highest}; "
+            f"got {brief(value)}."
         )
     return value
 
@@ -206,20 +206,24 @@ def _box_size(config: dict[str, Any], path: Path) -> int:
 def _domain(config: dict[str, Any], path: Path) -> str:
     domain = config["model_args"].get("domain")
     if domain not in ("fourier", "hartley"):
-        raise WorkdirError(f"{path}: model_args.domain must be fourier or hartley; got {domain}.")
+        raise WorkdirError(
+            f"{path}: model_args.domain must be fourier or hartley; got {brief(domain)}."
+        )
     return str(domain)
 
 
 def _norm(config: dict[str, Any], path: Path) -> tuple[float, float]:
     norm = config["dataset_args"].get("norm")
     if not isinstance(norm, list) or len(norm) != 2 or not all(map(_is_number, norm)):
-        raise WorkdirError(f"{path}: dataset_args.norm must be two finite numbers; got {norm}.")
+        raise WorkdirError(
+            f"{path}: dataset_args.norm must be two finite numbers; got {brief(norm)}."
+        )
     return float(norm[0]), float(norm[1])
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value of YAML is a number that a float can hold."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    """Whether a value of YAML is a number that float32 can hold."""
+    return type(value) in (int, float) and bool(abs(value) <= np.finfo(np.float32).max)
 
 
 # -- the epoch
@@ -339,7 +343,9 @@ def _apix(config: dict[str, Any], config_path: Path, box_size: int) -> float:
         logger.info("No CTF file in config.yaml: using 1.0 Å per pixel (--Apix sets it).")
         return 1.0
     if not isinstance(written, str):
-        raise WorkdirError(f"{config_path}: dataset_args.ctf must be a path; got {written}.")
+        raise WorkdirError(
+            f"{config_path}: dataset_args.ctf must be a path; got {brief(written)}."
+        )
     path = find_input(written, config_path.parent)
     if path is None:
         logger.warning(
@@ -353,7 +359,8 @@ def _apix(config: dict[str, Any], config_path: Path, box_size: int) -> float:
 
 def _apix_from_ctf(ctf: object, path: Path, box_size: int) -> float:
     readable = isinstance(ctf, np.ndarray) and ctf.dtype.kind in "fiu"
-    table: Any = ctf if readable else np.empty(0)
+    with np.errstate(over="ignore"):
+        table = np.asarray(ctf, np.float64) if readable else np.empty(0)
     if table.ndim != 2 or table.shape[1] < 2 or not len(table):
         logger.warning("%s holds no CTF table: using 1.0 Å per pixel (--Apix sets it).", path)
         return 1.0

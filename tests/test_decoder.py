@@ -365,7 +365,7 @@ def test_sizes_of_the_config_take_no_memory(tmp_path, changes):
         Decoder.from_workdir(workdir)
 
 
-@pytest.mark.parametrize("extent", ["0.5", None, -1, 0, float("nan"), [0.5]])
+@pytest.mark.parametrize("extent", ["0.5", None, -1, 0, 10**99, float("nan"), [0.5]])
 def test_odd_extents(tmp_path, extent):
     workdir = make_workdir(tmp_path / "w")
     workdir.config["lattice_args"]["extent"] = extent

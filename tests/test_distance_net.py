@@ -156,6 +156,7 @@ def test_unlike_arguments_are_refused(fitted: DistanceNet, tmp_path) -> None:
     [
         ("unit", "far"),
         ("unit", float("nan")),
+        ("unit", 1e39),
         ("unit", None),
         ("n_features_in", 3.0),
         ("n_features_in", 10**12),

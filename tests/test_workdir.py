@@ -491,7 +491,13 @@ def test_a_name_too_long_for_a_file_is_no_input(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "table", [np.array([["a", "b"]]), np.array([[1j, 2]]), np.array([[None, {}]], dtype=object)]
+    "table",
+    [
+        np.array([["a", "b"]]),
+        np.array([[1j, 2]]),
+        np.array([[None, {}]], dtype=object),
+        np.array([[0, np.nan]], dtype=np.longdouble),
+    ],
 )
 def test_ctf_tables_of_no_numbers(copied, tmp_path, table):
     (tmp_path / "ctf.pkl").write_bytes(pickle.dumps(table))
@@ -543,7 +549,21 @@ def test_checkpoints_that_take_more_room_than_they_have(tmp_path):
             load_checkpoint(path)
     torch.save({"model_state_dict": {"a": torch.zeros(10000)}}, path)
     rezip(path, zipfile.ZIP_DEFLATED)
-    with pytest.raises(WorkdirError, match="compressed"):
+    with pytest.raises(WorkdirError, match="claims more"):
+        load_checkpoint(path)
+
+
+def test_a_member_marked_as_a_folder_is_not_read_as_what_memory_holds(tmp_path):
+    path = tmp_path / "weights.pkl"
+    torch.save({"model_state_dict": {"a": torch.ones(4)}}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            member = zipfile.ZipInfo(name)
+            member.external_attr = 0x10 if name.endswith("/0") else 0
+            archive.writestr(member, data)
+    with pytest.raises(WorkdirError, match="folder"):
         load_checkpoint(path)
 
 

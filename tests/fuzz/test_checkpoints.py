@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import warnings
 import zipfile
 from collections import OrderedDict
 
@@ -50,7 +51,9 @@ class Model:
         return Decoder.from_workdir(self.workdir, "cpu")
 
     def decodes(self, decoder):
-        held = torch.load(self.path, weights_only=True)["model_state_dict"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols
+            held = torch.load(self.path, "cpu", weights_only=True)["model_state_dict"]
         for name, value in decoder.model.state_dict().items():
             assert torch.equal(value, held[f"decoder.{name}"].float()) and value.isfinite().all()
         assert decoder.decode(self.workdir.latents[:1], 4).shape == (1, 4, 4, 4)

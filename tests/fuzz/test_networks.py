@@ -55,10 +55,9 @@ class Saved:
                 found.transform(z) if name == "f_xi" else found.predict(z[1:], z[:1].repeat(2, 0))
             )
         fine = np.isfinite(expected) & (np.abs(expected) < 1e30)
-        tolerance = (
-            1e-3 * (1 + np.abs(y[np.isfinite(y)]).max(initial=0)) * max(1, settings["unit"])
-        )
-        assert (np.abs(value[fine] - expected[fine]) <= tolerance).all()
+        largest = float(np.abs(y[np.isfinite(y)]).max(initial=1)) * max(1, settings["unit"])
+        tolerance = 1e-3 * largest
+        assert (np.abs(value[fine].astype(float) - expected[fine]) <= tolerance).all()
 
 
 def forward(state, z):

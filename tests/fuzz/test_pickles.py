@@ -181,10 +181,13 @@ def test_ctf_tables(folder, value, protocol):
 def possible_apix(value):
     """The rule of `cryodrgn analyze`, told once more; of several box sizes, any may be taken."""
     table = isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.ndim == 2
-    if not table or value.shape[0] < 1 or value.shape[1] < 2 or len(set(value[:, 1].tolist())) > 1:
+    if not table or value.shape[0] < 1 or value.shape[1] < 2:
         return {1.0}
-    apix = value[0, 1].item()
-    found = {round(float(apix * size / BOX), 6) for size in value[:, 0].tolist()}
+    with np.errstate(over="ignore"):
+        value = value.astype(float)
+    if len(set(value[:, 1].tolist())) > 1:
+        return {1.0}
+    found = {round(value[0, 1].item() * size / BOX, 6) for size in value[:, 0].tolist()}
     return {one if 0 < one < float("inf") else 1.0 for one in found}
 
 
