@@ -22,7 +22,10 @@ from cryodrgn_metric.networks import (
     as_latents,
     evaluate_in_chunks,
     load_network,
+    number,
+    restored,
     save_network,
+    settings_of,
 )
 from cryodrgn_metric.threads import one_thread
 
@@ -224,17 +227,17 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
         """Reads what `save` wrote; predictions are the same bits. Executes nothing.
 
         Raises:
-            MetricError: If a file is missing or unreadable.
+            MetricError: If a file is missing, unreadable, or not what `save` wrote.
         """
         state, settings = load_network(folder, "h_psi")
-        net = cls(**settings["parameters"], device=device)
-        net.unit_ = float(settings["unit"])
-        net.n_features_in_ = int(settings["n_features_in"])
-        net.best_epoch_ = int(settings["best_epoch"])
-        net.history_ = settings["history"]
-        net._network = net._new_network()
-        net._network.load_state_dict(state)
-        net._network.to(pick_device(device))
+        with settings_of(folder, "h_psi"):
+            net = cls(**settings["parameters"], device=device)
+            net.unit_ = number(settings["unit"])
+            net.n_features_in_ = settings["n_features_in"]
+            net.best_epoch_ = int(number(settings["best_epoch"]))
+            net.history_ = dict(settings["history"])
+            sizes = net.n_features_in_, net.embedding, net.width, net.depth
+            net._network = restored(state, *sizes).to(pick_device(device))
         return net
 
     def _new_network(self) -> Perceptron:

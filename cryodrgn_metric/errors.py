@@ -21,7 +21,10 @@ __all__ = [
     "UnsafeFileError",
     "VolumeError",
     "WorkdirError",
+    "brief",
 ]
+
+MOST_LETTERS = 300  # of what a file holds, in a message
 
 
 class MetricError(Exception):
@@ -54,3 +57,9 @@ class FolderBusyError(MetricError):
 
 class MissingExtraError(MetricError, ImportError):
     """An optional package is not installed; the message holds the `pip install` line."""
+
+
+def brief(value: object) -> str:
+    """A value or an error for a message: a hostile file may hold a megabyte of it."""
+    text = str(value)
+    return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]} ..."

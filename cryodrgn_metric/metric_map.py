@@ -22,7 +22,10 @@ from cryodrgn_metric.networks import (
     as_latents,
     evaluate_in_chunks,
     load_network,
+    number,
+    restored,
     save_network,
+    settings_of,
 )
 from cryodrgn_metric.threads import one_thread
 
@@ -205,17 +208,18 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Reads what `save` wrote; transforms to the same bits. Executes nothing.
 
         Raises:
-            MetricError: If a file is missing or unreadable.
+            MetricError: If a file is missing, unreadable, or not what `save` wrote.
         """
         state, settings = load_network(folder, "f_xi")
-        found = cls(**settings["parameters"], device=device)
-        found.epsilon_ = float(settings["epsilon"])
-        found.unit_ = float(settings["unit"])
-        found.n_features_in_ = int(settings["n_features_in"])
-        found.history_ = settings["history"]
-        found._network = found._new_network()
-        found._network.load_state_dict(state)
-        found._network.to(pick_device(device))
+        with settings_of(folder, "f_xi"):
+            found = cls(**settings["parameters"], device=device)
+            found._check()
+            found.epsilon_ = number(settings["epsilon"])
+            found.unit_ = number(settings["unit"])
+            found.n_features_in_ = settings["n_features_in"]
+            found.history_ = dict(settings["history"])
+            sizes = found.n_features_in_, found.n_components, found.width, found.depth
+            found._network = restored(state, *sizes).to(pick_device(device))
         return found
 
     def _check(self) -> None:

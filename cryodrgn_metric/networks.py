@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 from safetensors.torch import load_file
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from cryodrgn_metric.artifacts import atomic_path, save_yaml
-from cryodrgn_metric.errors import ArgumentError, MetricError
+from cryodrgn_metric.errors import ArgumentError, MetricError, brief
+from cryodrgn_metric.safe_files import load_yaml
 
 __all__ = [
     "Perceptron",
     "as_latents",
     "evaluate_in_chunks",
     "load_network",
+    "number",
+    "restored",
     "save_network",
+    "settings_of",
 ]
 
 ROWS_PER_CHUNK = 16_384  # rows evaluated at once: activations stay in cache
@@ -154,20 +158,66 @@ def load_network(
     """Reads what `save_network` wrote; executes nothing.
 
     Returns:
-        The state dict, and the settings.
+        The state dict, and the settings, which nobody has checked yet.
 
     Raises:
-        MetricError: If a file is missing or unreadable.
+        MetricError: If a file is missing or unreadable, or a weight is not a finite float32.
     """
     weights, text = Path(folder, f"{name}.safetensors"), Path(folder, f"{name}.yaml")
     for path in (weights, text):
         if not path.is_file():
             raise MetricError(f"expected {path}; there is none. Give the folder `models`.")
+    settings = load_yaml(text)
     try:
-        settings = yaml.safe_load(text.read_text(encoding="utf-8"))
         state = load_file(weights)
-    except Exception as error:  # yaml and safetensors raise their own, unrelated types
-        raise MetricError(f"cannot read {name} in {folder}: {error}") from error
-    if not isinstance(settings, dict):
-        raise MetricError(f"expected a mapping in {text}; got {type(settings).__name__}.")
+    except Exception as error:  # safetensors raises its own, unrelated types
+        raise MetricError(f"cannot read {weights}: {brief(error)}") from error
+    for key, value in state.items():
+        if value.dtype != torch.float32 or not bool(value.isfinite().all()):
+            raise MetricError(f"{weights}: {brief(key)} should be finite float32 numbers.")
     return state, settings
+
+
+@contextmanager
+def settings_of(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
+    """Turns what a changed settings file brings about into an error that names it."""
+    try:
+        yield
+    except MetricError as error:
+        raise MetricError(f"{Path(folder, name)}.yaml: {brief(error)}") from error
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise MetricError(
+            f"{Path(folder, name)}.yaml is not what this version saves: {type(error).__name__} "
+            f"{brief(error)}."
+        ) from error
+
+
+def number(value: Any) -> float:
+    """A positive number that float32 can hold, as it was read from a settings file.
+
+    Raises:
+        ArgumentError: If it is anything else.
+    """
+    if type(value) not in (int, float) or not 0 < value <= torch.finfo(torch.float32).max:
+        raise ArgumentError(f"expected a positive number; got {value}.")
+    return float(value)
+
+
+def restored(
+    state: Mapping[str, Tensor], inputs: int, outputs: int, width: int, depth: int
+) -> Perceptron:
+    """Builds the perceptron whose state this is; it takes no memory beyond that of the state.
+
+    Raises:
+        ArgumentError: If the sizes are not those of the state.
+    """
+    sizes = (inputs, outputs, width, depth)
+    if any(type(size) is not int for size in sizes) or depth > len(state):
+        raise ArgumentError(f"expected the sizes of a network; got {sizes}.")
+    try:
+        with torch.device("meta"):
+            network = Perceptron(inputs, outputs, width, depth, seed=0)
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ArgumentError(f"the weights are those of another network: {error}") from error
+    return network

@@ -18,7 +18,7 @@ from cryodrgn_metric.distances.streaming import VolumeStream
 from cryodrgn_metric.errors import ArgumentError, VolumeError, WorkdirError
 from cryodrgn_metric.landmarks import candidate_pool, rows_of_particles
 from cryodrgn_metric.runlog import Stopwatch
-from cryodrgn_metric.safe_files import load_pickle
+from cryodrgn_metric.safe_files import load_indices
 from cryodrgn_metric.so3.conventions import spherical_window
 from cryodrgn_metric.volumes import read_mask
 from cryodrgn_metric.workdir import Workdir, open_workdir
@@ -126,7 +126,7 @@ def _candidates(config: EmbedConfig, workdir: Workdir) -> np.ndarray:
     candidates = config.landmarks.candidates_file
     allowed = None
     if candidates is not None:
-        allowed = rows_of_particles(load_pickle(candidates), workdir.particle_indices)
+        allowed = rows_of_particles(load_indices(candidates), workdir.particle_indices)
     pool = candidate_pool(allowed, len(workdir.latents))
     most = min(config.landmarks.count, len(pool)) - 1
     if config.metric_map.dimension > most:

@@ -1,26 +1,44 @@
 """Readers of files that may be hostile: nothing in them is executed.
 
 Pickles go through an unpickler that knows numpy arrays and builtin containers only, checkpoints
-through `torch.load(weights_only=True)`, where numpy arrays and dates come back as `Unread`.
+through `torch.load(weights_only=True)`, where numpy arrays and dates come back as `Unread`, YAML
+through its safe loader. Nor does a small file cost much memory or time, whatever sizes it claims.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
+from cryodrgn_metric.errors import UnsafeFileError, WorkdirError, brief
 
-__all__ = ["Unread", "load_checkpoint", "load_pickle", "load_pickles"]
+__all__ = [
+    "Unread",
+    "load_checkpoint",
+    "load_indices",
+    "load_pickle",
+    "load_pickles",
+    "load_yaml",
+]
+
+LARGEST_YAML = 1 << 20  # bytes; cryoDRGN's config.yaml has a few thousand
+MOST_VALUES = 100_000  # in a YAML file with its aliases written out
+LEGACY_PICKLES = 5  # at the start of a file that torch wrote before it wrote zip files
+FOLDER_ATTRIBUTE = 0x10  # of a file in a zip file, as MS-DOS has it
+MOST_DIGITS = 100  # of an integer in it
 
 
 def load_pickle(path: str | Path) -> object:
@@ -46,6 +64,28 @@ def load_pickle(path: str | Path) -> object:
     return load_pickles(Path(path), 1)[0]
 
 
+def load_indices(path: str | Path) -> np.ndarray:
+    """Read particle numbers, or a mask of all particles: one pickled array, list or tuple.
+
+    Returns:
+        (M,) integers or bools, as they were written.
+
+    Raises:
+        UnsafeFileError: the file would execute code.
+        WorkdirError: it cannot be read, or holds something else.
+    """
+    value = load_pickle(path)
+    if isinstance(value, list | tuple) and all(isinstance(n, int | np.integer) for n in value):
+        value = np.array(value)
+    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "biu":
+        came = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+        raise WorkdirError(
+            f"{path}: expected particle numbers, or a mask of all particles; "
+            f"got {came or type(value).__name__}."
+        )
+    return value
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a weights.N.pkl onto the CPU with `torch.load(weights_only=True)`.
 
@@ -63,22 +103,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     import torch
 
+    path = Path(path)
+    _rehearse(path)
     # torch before 2.5 has no such list: there, checkpoints of abinit_het_old are refused
     admitting = getattr(torch.serialization, "safe_globals", contextlib.nullcontext)
     try:
         with warnings.catch_warnings(), admitting(_UNREAD_NAMES):
             warnings.simplefilter("ignore")  # about files that torch did not write
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if re.search(r"unsupported operand|pickle data was truncated", str(error), re.I):
-            load_pickle(path)  # torch stops before any name; ours says if there is a hostile one
-            raise WorkdirError(f"{path} is not a checkpoint, or is damaged.") from error
-        # torch's own advice is to load unsafely: only the sentence that names the global is kept
-        named = re.search(r"[^.\n]*GLOBAL.*?(?=\. |\n|$)", str(error), re.I)
-        reason = named.group(0).strip() if named else "it is not a plain state dictionary"
-        raise UnsafeFileError(f"{path} was refused, nothing was executed: {reason}") from error
-    except Exception as error:  # torch raises many types for damaged files
-        raise WorkdirError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+    except Exception as error:  # torch raises many types for damaged files, and advises to
+        reason = re.split(r"[.\n]", str(error))[0]  # load them unsafely in the next sentence
+        raise WorkdirError(
+            f"{path} is not a checkpoint, or is damaged: {brief(reason)}."
+        ) from error
     if not isinstance(checkpoint, dict):
         raise WorkdirError(f"{path}: expected a dictionary; got {type(checkpoint).__name__}.")
     return checkpoint
@@ -105,10 +142,7 @@ def load_pickles(path: Path, count: int) -> list[object]:
 
     Arguments and errors as for `load_pickle`; z.N.pkl of train_vae holds two.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WorkdirError(f"{path} cannot be read: {error.strerror}.") from error
+    data = _bytes_of(path)
     file = io.BytesIO(data)
     values: list[object] = []
     while len(values) < count and (not values or file.tell() < len(data)):
@@ -117,15 +151,84 @@ def load_pickles(path: Path, count: int) -> list[object]:
         except UnsafeFileError:
             raise
         except Exception as error:  # damaged pickles raise nearly every builtin exception
-            raise WorkdirError(f"{path} is not a pickle, or is cut off: {error}") from error
+            raise WorkdirError(f"{path} is not a pickle, or is cut off: {brief(error)}") from error
     return values
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+def _require_file(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        raise WorkdirError(f"{path} cannot be read: it is not a file.")
+
+
+def _bytes_of(path: Path) -> bytes:
+    _require_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+# -- YAML
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a small YAML file of one mapping with `yaml.SafeLoader`, however it is made.
+
+    Arguments:
+        path: config.yaml, or a file of our own; 1 MB at most, as YAML is read slowly.
+
+    Raises:
+        UnsafeFileError: it asks for a Python object.
+        WorkdirError: it cannot be read, is no mapping, or its aliases stand for too much.
+    """
+    data = _bytes_of(path)
+    if len(data) > LARGEST_YAML:
+        raise WorkdirError(f"{path}: expected at most {LARGEST_YAML} bytes; got {len(data)}.")
+    try:
+        loader = yaml.SafeLoader(data.decode("utf-8"))
+        node = loader.get_single_node()
+        _require(_written_out(node, {}) <= MOST_VALUES, "it stands for more than it has room for")
+        value = loader.construct_document(node) if node else None
+    except Exception as error:  # a date of month 13 is a ValueError, a deep list a RecursionError
+        if "could not determine a constructor" in str(error):
+            raise UnsafeFileError(f"{path} asks for a Python object: {brief(error)}") from error
+        raise WorkdirError(f"{path} cannot be read as YAML: {brief(error)}") from error
+    if not isinstance(value, dict):
+        raise WorkdirError(f"{path}: expected a mapping; got {type(value).__name__}.")
+    return value
+
+
+def _written_out(node: Any, known: dict[int, float]) -> float:
+    """How many values a node holds, each alias counted as what it stands for."""
+    if str(getattr(node, "tag", "")).endswith(":int") and len(node.value) > MOST_DIGITS:
+        return math.inf  # Python reads any hexadecimal number, but cannot print each
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is known: of a node that holds itself
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [child for pair in children for child in (pair if type(pair) is tuple else (pair,))]
+        known[id(node)] = 1 + sum(_written_out(child, known) for child in flat)
+    return known[id(node)]
+
+
+# -- pickles
+
+_Unpickler: Any = pickle._Unpickler  # undocumented: nobody says what types its parts have
+_OPCODES: dict[int, Callable[[Any], None]] = _Unpickler.dispatch
+# They make objects of classes, fetch objects from outside, or recall what others registered.
+_REFUSED_OPCODES = b"".join(
+    [
+        *(pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+        *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+    ]
+)
+
+
+class _ArrayUnpickler(_Unpickler):  # type: ignore[misc]
     """An unpickler that resolves only the names which a pickled numpy array needs.
 
-    The stand-ins are made anew for every look-up and take no subclass, buffer or object that
-    numpy's own constructors would: a pickle can write attributes on whatever it looks up.
+    It is the one written in Python, because each of its opcodes can be checked, and because it
+    needs no more memory than the file has bytes: the one written in C believes any number that
+    a pickle gives to what it remembers, and makes room for as many.
     """
 
     def __init__(self, file: io.BytesIO, path: Path) -> None:
@@ -135,23 +238,197 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         if maker := _PICKLED_NAMES.get((module, name)):
             return maker()
+        wanted = brief(f"{module}.{name}")
         raise UnsafeFileError(
-            f"{self._path} was refused: it asks for {module}.{name}, and only numpy arrays in "
-            "builtin containers are read. Nothing was executed; don't open it with other tools."
+            f"{self._path} was refused: it asks for {wanted}, and only numpy arrays in builtin "
+            "containers are read. Nothing was executed; don't open it with other tools."
         )
+
+    def _build(self) -> None:
+        _require_plain_state(self.stack[-2], self.stack[-1])
+        _OPCODES[pickle.BUILD[0]](self)
+
+    def _set_item(self) -> None:
+        _require_dict(self.stack[-3])
+        _require_keys(self.stack[-2:-1])
+        _OPCODES[pickle.SETITEM[0]](self)
+
+    def _set_items(self) -> None:
+        _require_dict(self.metastack[-1][-1])
+        _require_keys(self.stack[::2])
+        _OPCODES[pickle.SETITEMS[0]](self)
+
+    def _dict(self) -> None:
+        _require_keys(self.stack[::2])
+        _OPCODES[pickle.DICT[0]](self)
+
+    def _add_items(self) -> None:
+        _require_keys(self.stack)
+        _OPCODES[pickle.ADDITEMS[0]](self)
+
+    def _frozenset(self) -> None:
+        _require_keys(self.stack)
+        _OPCODES[pickle.FROZENSET[0]](self)
+
+    def _bytearray(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))  # not room for `size` bytes before they are read
+
+    dispatch = {
+        **{code: step for code, step in _OPCODES.items() if code not in _REFUSED_OPCODES},
+        pickle.BUILD[0]: _build,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _dict,
+        pickle.ADDITEMS[0]: _add_items,
+        pickle.FROZENSET[0]: _frozenset,
+        pickle.BYTEARRAY8[0]: _bytearray,
+    }
+
+
+class _Rehearsal(_ArrayUnpickler):
+    """Reads the pickle of a checkpoint with all tensors left out.
+
+    torch's own safe unpickler executes nothing either, but makes whatever room it is asked for.
+    """
+
+    def __init__(self, file: io.BytesIO, path: Path, size: int) -> None:
+        super().__init__(file, path)
+        self._size = size
+
+    def find_class(self, module: str, name: str) -> object:
+        inert = _TENSOR_NAMES.fullmatch(f"{module}.{name}")
+        return _fresh(lambda *_: None)() if inert else super().find_class(module, name)
+
+    def persistent_load(self, pid: Any) -> None:
+        kind, _, _, _, numbers, *_ = pid
+        fine = kind == "storage" and type(numbers) is int and 0 <= numbers <= self._size
+        _require(fine, "a tensor is larger than the file")
+
+
+def _rehearse(path: Path) -> None:
+    """Refuse a checkpoint that asks for other names than tensors need, or for too much room."""
+    _require_file(path)
+    try:
+        for part, count in _pickles_of(path):
+            file = io.BytesIO(part)
+            for _ in range(count):
+                _Rehearsal(file, path, path.stat().st_size).load()
+    except UnsafeFileError:
+        raise
+    except Exception as error:
+        raise WorkdirError(f"{path} is not a checkpoint, or is damaged: {brief(error)}") from error
+
+
+def _pickles_of(path: Path) -> Iterator[tuple[bytes, int]]:
+    """The parts of a torch file that hold pickles, and how many."""
+    with path.open("rb") as file:
+        magic = file.read(2)
+    if magic != b"PK":
+        yield path.read_bytes(), LEGACY_PICKLES
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        size = sum(member.file_size for member in members)
+        _require(size <= path.stat().st_size, "it claims more than it holds")
+        # of what is marked as a folder torch reads nothing, and returns whatever memory held
+        plain = all(_is_plain(member) for member in members)
+        _require(plain, "it is compressed, or marked as a folder")
+        names = {member.filename.lower() for member in members}  # torch ignores case
+        _require(len(names) == len(members), "it holds two files of one name")
+        _require(archive.testzip() is None, "a checksum is wrong")
+        for member in members:
+            if member.filename.lower().endswith("data.pkl"):
+                yield archive.read(member), 1
+
+
+def _is_plain(member: zipfile.ZipInfo) -> bool:
+    stored = member.compress_type == zipfile.ZIP_STORED
+    is_folder = member.is_dir() or bool(member.external_attr & FOLDER_ATTRIBUTE)
+    return stored and member.compress_size == member.file_size and not is_folder
+
+
+def _require(fine: bool, message: str) -> None:
+    if not fine:
+        raise pickle.UnpicklingError(message)
+
+
+def _require_dict(target: object) -> None:
+    _require(isinstance(target, dict), "it sets items of something that is no dictionary")
+
+
+def _require_keys(keys: Iterable[object]) -> None:
+    # the hash of a tuple that holds one tuple twice, which does too, ... takes for ever
+    plain = (str, bytes, int, float, complex, np.generic, type(None))
+    _require(all(isinstance(key, plain) for key in keys), "a key is not a number or a text")
+
+
+def _require_plain_state(target: object, state: Any) -> None:
+    """Refuse states that numpy would believe: of dtypes other than the byte order, above all.
+
+    A dtype of objects whose flags deny it would take any bytes of the file for addresses.
+    """
+    if isinstance(target, np.dtype):
+        version, order, *rest = list(state)
+        made: Any = target.__reduce__()
+        _, _, *expected = made[2]
+        _require(order in ("<", ">", "|", "=") and version == 3, "it holds an odd dtype")
+        _require(
+            all(type(a) is type(b) and a == b for a, b in zip(rest, expected, strict=True)),
+            "it holds a dtype that numpy doesn't make",
+        )
+    elif type(target) is np.ndarray:
+        _, shape, dtype, _, data = state
+        _require_numbers(dtype, objects=True)
+        _require(isinstance(data, list if dtype.hasobject else bytes), "it holds an odd array")
+        size = len(data) if dtype.hasobject else len(data) / dtype.itemsize
+        _require(_checked_shape(shape) == size, "it holds an array of another size than it says")
+    else:  # torch keeps versions of modules beside the tensors
+        fine = (
+            type(target) is OrderedDict and isinstance(state, dict) and [*state] == ["_metadata"]
+        )
+        _require(fine, f"it sets the state of a {type(target).__name__}")
+
+
+def _checked_shape(shape: Any) -> int:
+    plain = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+    _require(plain, "it holds an array of an odd shape")
+    return math.prod(shape)
+
+
+def _require_numbers(dtype: object, objects: bool = False) -> None:
+    fine = isinstance(dtype, np.dtype) and dtype.itemsize > 0 and (objects or not dtype.hasobject)
+    _require(fine, "it holds no array of numbers")
 
 
 def _dtype(name: object, *_: object) -> np.dtype[Any]:
-    if not isinstance(name, str) or np.dtype(name).kind == "V":
-        raise pickle.UnpicklingError(f"it holds records ({name}), not arrays of numbers")
-    return np.dtype(name, align=False, copy=True)  # its state, the byte order, is set after this
+    fine = isinstance(name, str) and re.fullmatch(r"[biufcSUO]\d{1,9}|O", name)
+    _require(bool(fine), "it holds records or dates, not arrays of numbers")
+    return np.dtype(str(name), align=False, copy=True)  # its byte order is set after this
 
 
-def _from_buffer(
-    data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], order: str, *_: object
-) -> np.ndarray:
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: object, *_: object) -> np.ndarray:
+    _require_numbers(dtype)
+    _require(isinstance(data, bytes | bytearray), "its array has no bytes")
+    _require(_checked_shape(shape) * dtype.itemsize == len(data), "its array has another size")
     array: np.ndarray = np.frombuffer(data, dtype=dtype)
-    return array.reshape(shape, order="F" if order == "F" else "C")
+    return np.reshape(array, shape, order="F" if order == "F" else "C")
+
+
+def _scalar(dtype: Any, data: object) -> object:
+    _require_numbers(dtype)
+    _require(isinstance(data, bytes) and len(data) == dtype.itemsize, "its number has no bytes")
+    return _NUMPY_SCALAR(dtype, data)
+
+
+def _bytearray(data: str | bytes = b"", *_: object) -> bytearray:
+    # never of a number, which would be its length
+    return bytearray(data.encode("latin1") if isinstance(data, str) else memoryview(data))
+
+
+def _set(items: Sequence[object] = ()) -> set[object]:
+    _require_keys(items)
+    return set(items)
 
 
 def _fresh(function: Callable[..., object]) -> Callable[[], object]:
@@ -162,27 +439,41 @@ def _same(value: object) -> Callable[[], object]:
     return lambda: value
 
 
+_NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
 _NUMPY_NAMES: dict[str, Callable[[], object]] = {
     "ndarray": _same(None),  # only ever an argument of _reconstruct, which doesn't use it
     "dtype": _fresh(_dtype),
     "_reconstruct": _fresh(lambda *_: np.empty(0, dtype=np.int8)),
-    "scalar": _same(np.float64(0).__reduce__()[0]),
+    "scalar": _fresh(_scalar),
     "_frombuffer": _fresh(_from_buffer),
 }
 # numpy 1 calls its private package numpy.core, numpy 2 numpy._core; files of both are about.
 _NUMPY_CORES = ("core.multiarray", "core.numeric", "_core.multiarray", "_core.numeric")
 _NUMPY_MODULES = ("numpy", *(f"numpy.{core}" for core in _NUMPY_CORES))
+_BUILTIN_NAMES: dict[str, Callable[[], object]] = {
+    "bytearray": _fresh(_bytearray),
+    "bytes": _fresh(lambda: b""),  # protocols 0 to 2 hold the others in another way
+    "complex": _same(complex),
+    "frozenset": _fresh(lambda *items: frozenset(_set(*items))),
+    "set": _fresh(_set),
+}
 _PICKLED_NAMES: dict[tuple[str, str], Callable[[], object]] = {
     **{(module, name): maker for module in _NUMPY_MODULES for name, maker in _NUMPY_NAMES.items()},
     **{
-        (module, kind.__name__): _same(kind)
+        (module, name): maker
         for module in ("builtins", "__builtin__")  # the latter in pickle protocols 0 to 2
-        for kind in (bytearray, bytes, complex, frozenset, list, set)
+        for name, maker in _BUILTIN_NAMES.items()
     },
-    ("collections", "OrderedDict"): _same(OrderedDict),
+    ("collections", "OrderedDict"): _fresh(OrderedDict[object, object]),
     # how protocols 0 to 2 hold bytes
     ("_codecs", "encode"): _fresh(lambda text, *_: text.encode("latin1")),
 }
+# A checkpoint holds tensors besides.
+_TENSOR_NAMES = re.compile(
+    r"torch\.(\w+Storage|storage\.(Unt|T)ypedStorage|Size|device|bool|(u?int|b?float)\d+"
+    r"|_utils\._rebuild_(tensor|tensor_v2|parameter)|nn\.parameter\.Parameter)"
+    r"|datetime\.datetime"
+)
 
 
 def _unread(module: str, name: str) -> type[Unread]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import os
-import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 import mrcfile
 import numpy as np
+from mrcfile.mrcinterpreter import MrcInterpreter
+from mrcfile.utils import data_dtype_from_header
 from torch import Tensor
 
 from cryodrgn_metric.artifacts import atomic_path
@@ -20,6 +26,12 @@ __all__ = ["read_mask", "write_cluster_volumes", "write_volume"]
 
 # Resampled soft masks overshoot [0, 1] by about this much; more is not a mask.
 MASK_OVERSHOOT = 0.05
+# Of the .mrc format (MRC2014), in bytes.
+HEADER_BYTES = 1024
+EXTENDED = slice(92, 96)  # where the header says how long the extended header is
+MAP_ID = slice(208, 212)
+VOLUME_STACKS = range(401, 631)  # space groups of files that hold several volumes
+MOST_EXTENDED = 1 << 26
 
 
 def write_volume(
@@ -80,7 +92,7 @@ def read_mask(path: str | os.PathLike[str], box: int) -> np.ndarray:
     """Read an .mrc mask that fits volumes of one box.
 
     Arguments:
-        path: the .mrc file, 1 inside, 0 outside, soft edges in between.
+        path: the .mrc file, 1 inside, 0 outside, soft edges in between; also .mrc.gz, .mrc.bz2.
         box: voxels along a side of the volumes it will multiply.
 
     Returns:
@@ -90,18 +102,49 @@ def read_mask(path: str | os.PathLike[str], box: int) -> np.ndarray:
         VolumeError: not an .mrc file, another box, NaN, all zero, or far outside [0, 1].
     """
     try:
-        with warnings.catch_warnings(), mrcfile.open(path) as mrc:
-            warnings.simplefilter("ignore")
-            values = np.array(mrc.data, dtype=np.float32)
-    except (OSError, ValueError, TypeError) as error:
+        values = _read_cube(Path(path), box)
+    except (EOFError, OSError, ValueError, zlib.error) as error:
         raise VolumeError(f"--mask {path} is not a readable .mrc file: {error}") from error
-    if values.shape != (box, box, box):
-        raise VolumeError(
-            f"--mask {path}: expected {(box, box, box)} voxels, the box of the decoded volumes "
-            f"(-d); got {values.shape}. Resample the mask, or compare at its box with -d."
-        )
     _require_mask(values, path)
     return values.clip(0.0, 1.0)
+
+
+def _read_cube(path: Path, box: int) -> np.ndarray:
+    """Read no more than a volume of this box takes, whatever the header or a gzip file claims."""
+    with _opened(path) as stream:
+        head = bytearray(stream.read(HEADER_BYTES))
+        extended, head[EXTENDED] = head[EXTENDED], bytes(4)  # mrcfile would make room for it
+        header = MrcInterpreter(io.BytesIO(head), header_only=True).header
+        dtype = data_dtype_from_header(header)
+        shape = tuple(int(header[name]) for name in ("nz", "ny", "nx"))
+        if shape != (box, box, box):
+            raise VolumeError(
+                f"--mask {path}: expected {(box, box, box)} voxels, the box of the decoded "
+                f"volumes (-d); got {shape}. Resample the mask, or compare at its box with -d."
+            )
+        skipped = int(np.frombuffer(extended, header["nsymbt"].dtype)[0])
+        if dtype.kind not in "fiu" or not 0 <= skipped <= MOST_EXTENDED:
+            raise ValueError(f"voxels of {dtype} behind {skipped} bytes of extended header")
+        if int(header["ispg"]) in VOLUME_STACKS:
+            raise ValueError("a stack of volumes")
+        stream.read(skipped)
+        data = stream.read(box**3 * dtype.itemsize)
+        # the checksum of a compressed file is compared where it ends
+        if stream.read(1) and not isinstance(stream, io.BufferedReader):
+            raise ValueError("it goes on behind its voxels")
+    return np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        raise OSError("it is not a file")
+    with path.open("rb") as file:
+        start = file.read(HEADER_BYTES)
+    if b"MAP" not in start[MAP_ID]:
+        for magic, opener in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open)):
+            if start.startswith(magic):
+                return cast("IO[bytes]", opener(path))
+    return path.open("rb")
 
 
 def _require_mask(values: np.ndarray, path: str | os.PathLike[str]) -> None:

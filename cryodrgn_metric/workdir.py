@@ -1,22 +1,22 @@
 """Read a trained cryoDRGN workdir: latents, numbering, box, kind; nothing in it is executed.
 
-Pickles and checkpoints are read by `safe_files.py`, config.yaml by `yaml.safe_load`.
+All files are read by `safe_files.py`.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from cryodrgn_metric.artifacts import MetricFolder
-from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
-from cryodrgn_metric.safe_files import load_pickle, load_pickles
+from cryodrgn_metric.errors import UnsafeFileError, WorkdirError, brief
+from cryodrgn_metric.safe_files import load_indices, load_pickle, load_pickles, load_yaml
 
 __all__ = [
     "Workdir",
@@ -28,6 +28,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SECTIONS = ("dataset_args", "lattice_args", "model_args")
+LARGEST_BOX = 4096  # far above any training's; cryoDRGN's lattice takes memory by its square
 KINDS_WITHOUT_LATENTS = ("train_nn", "abinit_homo_old", "abinit --zdim 0")
 
 
@@ -112,7 +113,8 @@ def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
     number, z_path, weights_path = _choose_epoch(folder, epoch)
     if kind == "abinit" and number == 0:
         logger.warning("%s: epoch 0 of abinit is pretraining: its latents are noise.", folder)
-    latents, logvar = _read_latents(z_path, int(config["model_args"]["zdim"]))
+    zdim = _integer(config, "model_args", "zdim", config_path, 1)
+    latents, logvar = _read_latents(z_path, zdim)
     _require_row_count(config, folder, z_path, len(latents))
     return Workdir(
         path=folder,
@@ -121,7 +123,7 @@ def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
         latents_logvar=logvar,
         particle_indices=_particle_indices(config, folder, len(latents)),
         box_size=_box_size(config, config_path),
-        apix_in_angstroms=_apix(config, folder, _box_size(config, config_path)),
+        apix_in_angstroms=_apix(config, config_path, _box_size(config, config_path)),
         kind=kind,
         domain=_domain(config, config_path),
         norm=_norm(config, config_path),
@@ -150,20 +152,14 @@ def _config_path(folder: Path) -> Path:
 
 
 def _load_config(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.constructor.ConstructorError as error:
-        raise UnsafeFileError(f"{path} asks for a Python object: {error.problem}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise WorkdirError(f"{path} cannot be read as YAML: {error}") from error
-    there = config if isinstance(config, dict) else {}
-    absent = [name for name in SECTIONS if not isinstance(there.get(name), dict)]
+    config = load_yaml(path)
+    absent = [name for name in SECTIONS if not isinstance(config.get(name), dict)]
     if absent:
         raise WorkdirError(
             f"{path} is not a cryoDRGN config: expected the sections {', '.join(SECTIONS)}; "
             f"missing: {', '.join(absent)}."
         )
-    return dict(there)
+    return config
 
 
 def _kind(config: dict[str, Any], path: Path) -> str:
@@ -179,7 +175,8 @@ def _kind(config: dict[str, Any], path: Path) -> str:
         return "train_nn"
     if "qlayers" in model:
         return "abinit_homo_old"
-    raise WorkdirError(f"{path}: no cryoDRGN command writes model_args with {sorted(model)}.")
+    keys = sorted(map(str, model))
+    raise WorkdirError(f"{path}: no cryoDRGN command writes model_args with {brief(keys)}.")
 
 
 def _require_latents(kind: str, path: Path) -> str:
@@ -191,9 +188,21 @@ def _require_latents(kind: str, path: Path) -> str:
     return kind
 
 
+def _integer(
+    config: dict[str, Any], section: str, key: str, path: Path, lowest: int, highest: int = 1 << 30
+) -> int:
+    value = config[section].get(key)
+    if type(value) is not int or not lowest <= value <= highest:
+        raise WorkdirError(
+            f"{path}: {section}.{key} must be an integer from {lowest} to {highest}; "
+            f"got {brief(value)}."
+        )
+    return value
+
+
 def _box_size(config: dict[str, Any], path: Path) -> int:
-    size = config["lattice_args"].get("D")
-    if not isinstance(size, int) or size < 3 or size % 2 == 0:
+    size = _integer(config, "lattice_args", "D", path, 3, LARGEST_BOX + 1)
+    if size % 2 == 0:
         raise WorkdirError(f"{path}: lattice_args.D must be an odd number of pixels; got {size}.")
     return size - 1
 
@@ -201,23 +210,25 @@ def _box_size(config: dict[str, Any], path: Path) -> int:
 def _domain(config: dict[str, Any], path: Path) -> str:
     domain = config["model_args"].get("domain")
     if domain not in ("fourier", "hartley"):
-        raise WorkdirError(f"{path}: model_args.domain must be fourier or hartley; got {domain}.")
+        raise WorkdirError(
+            f"{path}: model_args.domain must be fourier or hartley; got {brief(domain)}."
+        )
     return str(domain)
 
 
 def _norm(config: dict[str, Any], path: Path) -> tuple[float, float]:
+    key, norm = "dataset_args.norm", config["dataset_args"].get("norm")
     if "data_norm_mean" in config:
-        key, norm = (
-            "data_norm_mean and _std",
-            [config["data_norm_mean"], config.get("data_norm_std")],
-        )
-    else:
-        key, norm = "dataset_args.norm", config["dataset_args"].get("norm")
-    try:
-        mean, deviation = (float(value) for value in norm)
-    except (TypeError, ValueError) as error:
-        raise WorkdirError(f"{path}: {key} must be two numbers; got {norm}.") from error
-    return mean, deviation
+        key = "data_norm_mean and data_norm_std"
+        norm = [config["data_norm_mean"], config.get("data_norm_std")]
+    if not isinstance(norm, list) or len(norm) != 2 or not all(map(_is_number, norm)):
+        raise WorkdirError(f"{path}: {key} must be two finite numbers; got {brief(norm)}.")
+    return float(norm[0]), float(norm[1])
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of YAML is a number that float32 can hold."""
+    return type(value) in (int, float) and bool(abs(value) <= np.finfo(np.float32).max)
 
 
 # -- the epoch
@@ -299,7 +310,8 @@ def _checked_latents(value: object, path: Path) -> np.ndarray:
         raise WorkdirError(f"{path}: expected an (N, zdim) array of numbers; got {came}.")
     if 0 in value.shape:
         raise WorkdirError(f"{path}: expected an (N, zdim) array; got an empty {value.shape}.")
-    latents = value.astype(np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, which is looked for next
+        latents = value.astype(np.float32)
     bad = int((~np.isfinite(latents)).any(axis=1).sum())
     if bad:
         raise WorkdirError(
@@ -369,13 +381,11 @@ def _chosen_particles(written: object, folder: Path, count: int) -> np.ndarray |
             return np.arange(count)
         return f"the --ind {written} of config.yaml is not there"
     try:
-        numbers = np.asarray(load_pickle(path))
+        numbers = load_indices(path)
     except UnsafeFileError:
         raise
     except WorkdirError as error:
         return str(error)
-    except ValueError:  # a ragged list
-        numbers = np.empty(0)
     if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or (numbers < 0).any():
         return f"{path} should hold {count} particle numbers, one for each row of z"
     return numbers
@@ -398,16 +408,20 @@ def find_input(written: str | Path, workdir: str | Path) -> Path | None:
     candidates = [named]
     for base in (folder, folder.parent):
         candidates += [base / named, base / named.name]
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
-def _apix(config: dict[str, Any], folder: Path, box_size: int) -> float:
+def _apix(config: dict[str, Any], config_path: Path, box_size: int) -> float:
     """The pixel size by the rule of `cryodrgn analyze`, with its fallbacks to 1 Å."""
     written = config["dataset_args"].get("ctf")
     if not written:
         logger.info("No CTF file in config.yaml: using 1.0 Å per pixel (--Apix sets it).")
         return 1.0
-    path = find_input(written, folder)
+    if not isinstance(written, str):
+        raise WorkdirError(
+            f"{config_path}: dataset_args.ctf must be a path; got {brief(written)}."
+        )
+    path = find_input(written, config_path.parent)
     if path is None:
         logger.warning(
             "The CTF file %s is not there, nor in the workdir or its parent: using 1.0 Å per "
@@ -419,10 +433,13 @@ def _apix(config: dict[str, Any], folder: Path, box_size: int) -> float:
 
 
 def _apix_from_ctf(ctf: object, path: Path, box_size: int) -> float:
-    if not isinstance(ctf, np.ndarray) or ctf.ndim != 2 or ctf.shape[1] < 2 or not len(ctf):
+    readable = isinstance(ctf, np.ndarray) and ctf.dtype.kind in "fiu"
+    with np.errstate(over="ignore"):
+        table = np.asarray(ctf, np.float64) if readable else np.empty(0)
+    if table.ndim != 2 or table.shape[1] < 2 or not len(table):
         logger.warning("%s holds no CTF table: using 1.0 Å per pixel (--Apix sets it).", path)
         return 1.0
-    sizes, pixel_sizes = set(ctf[:, 0].tolist()), set(ctf[:, 1].tolist())
+    sizes, pixel_sizes = set(table[:, 0].tolist()), set(table[:, 1].tolist())
     if len(pixel_sizes) > 1:
         logger.info("%s holds several pixel sizes: using 1.0 Å (--Apix sets it).", path)
         return 1.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryodrgn_metric.errors import UnsafeFileError
+from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
 from cryodrgn_metric.safe_files import Unread, load_checkpoint
 
 
@@ -66,15 +66,22 @@ def test_names_next_to_the_admitted_ones_are_refused(tmp_path, function):
     assert "safe_globals" not in str(caught.value)
 
 
-def test_numpys_constructors_are_not_called(tmp_path):
-    """ndarray with a buffer makes an object of any bytes; _reconstruct, memory without end."""
-    reconstruct = np.zeros(1).__reduce__()[0]
+RECONSTRUCT = np.zeros(1).__reduce__()[0]
+ABUSES = {
+    "an object of any bytes": Call(np.ndarray, 1, "O", b"\x01" * 8),
+    "memory without end": Call(
+        RECONSTRUCT, np.ndarray, (1 << 40,), b"b", state=(1, (9,), None, False, b"x")
+    ),
+    "attributes of a dtype": Call(np.dtype, "f8", state={"__class__": 1, "type": 2}),
+}
+
+
+@pytest.mark.parametrize("abuse", ABUSES)
+def test_numpys_constructors_are_not_called(tmp_path, abuse):
     path = tmp_path / "weights.1.pkl"
-    objects = Call(np.ndarray, 1, "O", b"\x01" * 8)
-    endless = Call(reconstruct, np.ndarray, (1 << 40,), b"b", state=(1, (9,), None, False, b"x"))
-    odd = Call(np.dtype, "f8", state={"__class__": 1, "type": 2})
-    torch.save({"objects": objects, "endless": endless, "odd": odd}, path)
-    assert {type(value).__mro__[1] for value in load_checkpoint(path).values()} == {Unread}
+    torch.save({"model_state_dict": ABUSES[abuse]}, path)
+    with pytest.raises(WorkdirError, match="weights.1.pkl"):
+        load_checkpoint(path)
     assert np.dtype("f8").type is np.float64
 
 

@@ -345,6 +345,54 @@ def test_checkpoint_without_a_model(tmp_path):
         Decoder.from_workdir(workdir)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dim": 10**6},
+        {"layers": 10**9},
+        {"layers": None},
+        {"pe_dim": 10**9},
+        {"zdim": 10**6},
+        {"pe_type": "unheard of"},
+        {"pe_type": ["geom_lowf"]},
+        {"feat_sigma": "wide", "pe_type": "gaussian"},
+    ],
+)
+def test_sizes_of_the_config_take_no_memory(tmp_path, changes):
+    workdir = make_workdir(tmp_path / "w")
+    workdir.config["model_args"].update(changes)
+    with pytest.raises(WorkdirError):
+        Decoder.from_workdir(workdir)
+
+
+@pytest.mark.parametrize("extent", ["0.5", None, -1, 0, 10**99, float("nan"), [0.5]])
+def test_odd_extents(tmp_path, extent):
+    workdir = make_workdir(tmp_path / "w")
+    workdir.config["lattice_args"]["extent"] = extent
+    with pytest.raises(WorkdirError, match="extent"):
+        Decoder.from_workdir(workdir)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value * torch.nan,
+        lambda value: value.int(),
+        lambda value: value.to(torch.complex64),
+        lambda value: value[:1].expand(10**9, *value.shape[1:]),
+        lambda value: value.tolist(),
+    ],
+)
+def test_weights_that_are_no_numbers(tmp_path, change):
+    workdir = make_workdir(tmp_path / "w")
+    checkpoint = torch.load(workdir.weights_path, weights_only=True)
+    state = checkpoint["model_state_dict"]
+    state.update({name: change(value) for name, value in state.items()})
+    torch.save(checkpoint, workdir.weights_path)
+    with pytest.raises(WorkdirError, match=r"weights\.1\.pkl"):
+        Decoder.from_workdir(workdir)
+
+
 def test_bomb_in_the_weights(vae_workdir, tmp_path):
     folder, trace = tmp_path / "w", tmp_path / "executed"
     shutil.copytree(vae_workdir, folder)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 
 from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.errors import ArgumentError, MetricError
@@ -147,3 +149,43 @@ def test_unlike_arguments_are_refused(fitted: DistanceNet, tmp_path) -> None:
         quick().predict(z, z)
     with pytest.raises(MetricError):
         DistanceNet.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("unit", "far"),
+        ("unit", float("nan")),
+        ("unit", 1e39),
+        ("unit", None),
+        ("n_features_in", 3.0),
+        ("n_features_in", 10**12),
+        ("best_epoch", []),
+        ("history", 5),
+        ("parameters", None),
+        ("parameters", {"width": 10**7}),
+        ("parameters", {"depth": 10**9}),
+        ("parameters", {"depth": -1}),
+        ("parameters", {"width": True}),
+        ("parameters", {"device": "cpu"}),
+        ("parameters", {"surprise": 1}),
+        ("parameters", {5: 1}),
+    ],
+)
+def test_changed_settings_are_refused(fitted: DistanceNet, tmp_path, change, value) -> None:
+    fitted.save(tmp_path)
+    settings = yaml.safe_load((tmp_path / "h_psi.yaml").read_text())
+    if change == "parameters" and isinstance(value, dict):
+        value = settings["parameters"] | value
+    (tmp_path / "h_psi.yaml").write_text(yaml.safe_dump(settings | {change: value}))
+    with pytest.raises(MetricError, match=r"h_psi\.yaml"):
+        DistanceNet.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [torch.full((2,), torch.nan), torch.zeros(2, dtype=torch.int8)])
+def test_changed_weights_are_refused(fitted: DistanceNet, tmp_path, value) -> None:
+    fitted.save(tmp_path)
+    state = load_file(tmp_path / "h_psi.safetensors") | {"mean": value}
+    save_file(state, tmp_path / "h_psi.safetensors")
+    with pytest.raises(MetricError, match=r"h_psi\.safetensors"):
+        DistanceNet.load(tmp_path)

@@ -1,7 +1,10 @@
 """Volumes on disk: headers, masks, one file per cluster."""
 
 import argparse
+import bz2
+import gzip
 import importlib
+import tracemalloc
 
 import mrcfile
 import numpy as np
@@ -127,6 +130,63 @@ def test_files_that_are_no_mask(tmp_path):
 
 
 # -- one volume per cluster
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
+def test_compressed_masks_are_masks(tmp_path, compress):
+    plain = write_raw(tmp_path / "m.mrc", np.eye(8, dtype=np.float32)[None].repeat(8, 0))
+    (tmp_path / "m.mrc.z").write_bytes(compress(plain.read_bytes()))
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.mrc.z", 8), read_mask(plain, 8))
+
+
+def with_header(path, **fields):
+    """A mask of 8^3 voxels in whose header some fields are changed."""
+    with mrcfile.mmap(write_raw(path, np.ones((8, 8, 8), np.float32)), "r+") as mrc:
+        for name, value in fields.items():
+            mrc.header[name] = value
+    return path
+
+
+CLAIMS = {
+    "huge": {"nx": 2**30, "ny": 2**30, "nz": 2**30},
+    "negative": {"nx": -8, "ny": -8},
+    "extended": {"nsymbt": 2**31 - 1},
+    "negative extended": {"nsymbt": -4},
+    "complex": {"mode": 4},
+    "no mode": {"mode": 99},
+    "stack": {"ispg": 401, "mz": 0},
+    "cut off": {"nsymbt": 4},
+}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress])
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_headers_are_not_believed(tmp_path, claim, compress):
+    path = with_header(tmp_path / "m.mrc", **CLAIMS[claim])
+    path.write_bytes(compress(path.read_bytes()))
+    with pytest.raises(VolumeError, match=r"m\.mrc"):
+        read_mask(path, 8)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
+def test_compressed_masks_are_read_no_further_than_their_box(tmp_path, compress):
+    plain = write_raw(tmp_path / "m.mrc", np.ones((8, 8, 8), np.float32)).read_bytes()
+    (tmp_path / "m.mrc").write_bytes(compress(plain + bytes(1 << 28)))
+    tracemalloc.start()
+    with pytest.raises(VolumeError, match="goes on"):
+        read_mask(tmp_path / "m.mrc", 8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 24
+
+
+def test_the_checksum_of_a_compressed_mask_is_compared(tmp_path):
+    plain = write_raw(tmp_path / "m.mrc", np.ones((8, 8, 8), np.float32)).read_bytes()
+    data = bytearray(gzip.compress(plain))
+    data[-8] ^= 1
+    (tmp_path / "m.mrc").write_bytes(data)
+    with pytest.raises(VolumeError, match="CRC"):
+        read_mask(tmp_path / "m.mrc", 8)
 
 
 def test_cluster_volumes_are_turned_decoded_volumes(vae_workdir, tmp_path, generator):

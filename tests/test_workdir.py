@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import os
 import pickle
 import shutil
+import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 import yaml
 
 from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
-from cryodrgn_metric.safe_files import load_checkpoint, load_pickle
+from cryodrgn_metric.safe_files import load_checkpoint, load_indices, load_pickle
 from cryodrgn_metric.workdir import (
     find_input,
     load_latents,
@@ -454,3 +457,200 @@ def test_checkpoints_are_read_as_torch_saved_them(vae_workdir):
     assert checkpoint.keys() == unsafe.keys()
     for name, value in unsafe["model_state_dict"].items():
         assert torch.equal(checkpoint["model_state_dict"][name], value)
+
+
+# -- a small file costs little, whatever it claims (found by tests/fuzz)
+
+
+def object_array_without_its_flag():
+    """A dtype of objects whose state denies it: the array's bytes would be taken for addresses."""
+    body = b"cnumpy\n_frombuffer\n(" + pickle.dumps(b"AAAAAAAA", 3)[2:-1]
+    body += b"cnumpy\ndtype\n(S'O8'\nI00\nI01\ntR"
+    return body + pickle.dumps((3, "|", None, None, None, -1, -1, 0), 0)[:-1] + b"b(I1\ntS'C'\ntR."
+
+
+def nested(levels):
+    """Tuples of twice the one before; hashing or printing the last takes 2^levels steps."""
+    pairs = b"".join(b"(g%d\ng%d\ntp%d\n0" % (i, i, i + 1) for i in range(levels))
+    return b"(tp0\n0" + pairs + b"g%d\n" % levels
+
+
+COSTLY = {
+    "memo": b"\x80\x02Nr\xff\xff\xff\xff0.",
+    "bytes8": b"\x80\x04\x8e" + (1 << 36).to_bytes(8, "little") + b".",
+    "bytearray8": b"\x80\x05\x96" + (1 << 36).to_bytes(8, "little") + b".",
+    "bytearray": b"cbuiltins\nbytearray\n(L100000000000L\ntR.",
+    "bytes": b"cbuiltins\nbytes\n(L100000000000L\ntR.",
+    "hash": b"}" + nested(60) + b"Ns.",
+    "hashes": b"cbuiltins\nset\n(" + nested(60) + b"ltR.",
+    "addresses": object_array_without_its_flag(),
+    "no size": pickle.dumps(np.zeros(3, "S1"), 2).replace(
+        b"X\x02\x00\x00\x00S1", b"X\x02\x00\x00\x00S0"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_costly_pickles_are_refused_at_once(tmp_path, name):
+    (tmp_path / "z.pkl").write_bytes(COSTLY[name])
+    with contextlib.suppress(WorkdirError):
+        assert load_pickle(tmp_path / "z.pkl") is None  # the memo's number is but a name
+    with pytest.raises(WorkdirError, match=r"z\.pkl"):
+        load_latents(tmp_path / "z.pkl")
+    with pytest.raises(WorkdirError, match=r"z\.pkl"):
+        load_checkpoint(tmp_path / "z.pkl")
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "z.pkl")
+    for read in (load_pickle, load_checkpoint):
+        with pytest.raises(WorkdirError, match=r"z\.pkl.*not a file"):
+            read(tmp_path / "z.pkl")
+
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(60))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i + 1}: &a{i + 1} {{<<: [*a{i}, *a{i}]}}\n" for i in range(60)
+)
+ODD_TEXTS = {
+    "laughs": LAUGHS,
+    "merges": MERGES,
+    "itself": "a: &a [*a]",
+    "deep": "a: " + "[" * 5000,
+    "digits": "a: " + "9" * 5000,
+    "hexadecimal": "a: 0x" + "f" * 5000,
+    "month": "a: 2001-13-01",
+    "no float": "a: !!float x",
+    "key": "? [1]\n: 2",
+    "long": "a: " + "x" * (1 << 20),
+}
+
+
+@pytest.mark.parametrize("name", ODD_TEXTS)
+def test_odd_yaml_is_a_typed_error(copied, name):
+    with (copied / "config.yaml").open("a") as file:
+        file.write(ODD_TEXTS[name] + "\n")
+    with pytest.raises(WorkdirError, match=r"config\.yaml") as caught:
+        open_workdir(copied)
+    assert not isinstance(caught.value, UnsafeFileError)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_args": {"zdim": [3]}},
+        {"model_args": {"zdim": True}},
+        {"lattice_args": {"D": (1 << 40) + 1}},
+        {"dataset_args": {"norm": "12"}},
+        {"dataset_args": {"norm": {0: 1, 1: 2}}},
+        {"dataset_args": {"norm": [0, 10**400]}},
+        {"dataset_args": {"norm": [0, float("nan")]}},
+        {"dataset_args": {"ctf": 5}},
+        {"model_args": {"players": None, "zdim": None, "layers": None, "qlayers": None, 5: 6}},
+    ],
+)
+def test_values_of_another_kind(copied, changes):
+    edit(copied, **changes)
+    with pytest.raises(WorkdirError, match=r"config\.yaml"):
+        open_workdir(copied)
+
+
+def test_a_name_too_long_for_a_file_is_no_input(tmp_path):
+    assert find_input("x" * 5000, tmp_path) is None
+    assert find_input("a\0b", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        np.array([["a", "b"]]),
+        np.array([[1j, 2]]),
+        np.array([[None, {}]], dtype=object),
+        np.array([[0, np.nan]], dtype=np.longdouble),
+    ],
+)
+def test_ctf_tables_of_no_numbers(copied, tmp_path, table):
+    (tmp_path / "ctf.pkl").write_bytes(pickle.dumps(table))
+    edit(copied, dataset_args={"ctf": str(tmp_path / "ctf.pkl")})
+    assert open_workdir(copied).apix_in_angstroms == 1.0
+
+
+def test_latents_too_large_for_float32_are_infinite(tmp_path):
+    (tmp_path / "z.pkl").write_bytes(pickle.dumps(np.full((2, 3), 1e300)))
+    with pytest.raises(WorkdirError, match="infinite"):
+        load_latents(tmp_path / "z.pkl")
+
+
+@pytest.mark.parametrize("value", [np.arange(3), [0, 1, 2], (0, 1, 2), np.ones(3, bool)])
+def test_indices(tmp_path, value):
+    (tmp_path / "ind.pkl").write_bytes(pickle.dumps(value))
+    np.testing.assert_array_equal(load_indices(tmp_path / "ind.pkl"), np.asarray(value))
+
+
+@pytest.mark.parametrize("value", [[[1, 2], [3]], [1.5], "01", {1: 2}, np.zeros((2, 2), int), 3])
+def test_indices_of_another_kind(tmp_path, value):
+    (tmp_path / "ind.pkl").write_bytes(pickle.dumps(value))
+    with pytest.raises(WorkdirError, match=r"ind\.pkl"):
+        load_indices(tmp_path / "ind.pkl")
+
+
+def rezip(path, compression=zipfile.ZIP_STORED, **changes):
+    """Write a torch file anew; changes by the last part of a member's name, without dots."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in members.items():
+            change = changes.get(Path(name).name.replace(".", "_"), lambda data: data)
+            archive.writestr(name, change(data))
+
+
+def test_checkpoints_that_take_more_room_than_they_have(tmp_path):
+    path = tmp_path / "weights.pkl"
+    grown = {
+        "bytearray": lambda data: b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.",
+        "tensor": lambda data: b"\x80\x02ctorch\nFloatTensor\nJ\x00\x00\x00\x7f\x85R.",
+        "numbers": lambda data: data.replace(b"K\x04t", b"J\x00\x00\x00\x7ft"),
+        "hash": lambda data: b"}" + nested(60) + b"Ns.",
+    }
+    for change in grown.values():
+        torch.save({"model_state_dict": {"a": torch.arange(4.0)}}, path)
+        rezip(path, data_pkl=change)
+        with pytest.raises(WorkdirError, match=r"weights\.pkl"):
+            load_checkpoint(path)
+    torch.save({"model_state_dict": {"a": torch.zeros(10000)}}, path)
+    rezip(path, zipfile.ZIP_DEFLATED)
+    with pytest.raises(WorkdirError, match="claims more"):
+        load_checkpoint(path)
+
+
+def test_a_member_marked_as_a_folder_is_not_read_as_what_memory_holds(tmp_path):
+    path = tmp_path / "weights.pkl"
+    torch.save({"model_state_dict": {"a": torch.ones(4)}}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            member = zipfile.ZipInfo(name)
+            member.external_attr = 0x10 if name.endswith("/0") else 0
+            archive.writestr(member, data)
+    with pytest.raises(WorkdirError, match="folder"):
+        load_checkpoint(path)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_seen(tmp_path):
+    path = tmp_path / "weights.pkl"
+    torch.save({"model_state_dict": {"a": torch.full((9,), 1.5)}}, path)
+    at = path.read_bytes().index(np.full(9, 1.5, np.float32).tobytes())
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WorkdirError, match="checksum"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_checkpoints_of_both_formats(tmp_path, legacy):
+    state = {"model_state_dict": OrderedDict(a=torch.arange(4.0)), "epoch": 3}
+    torch.save(state, tmp_path / "w.pkl", _use_new_zipfile_serialization=not legacy)
+    back = load_checkpoint(tmp_path / "w.pkl")
+    assert back["epoch"] == 3 and torch.equal(back["model_state_dict"]["a"], torch.arange(4.0))
