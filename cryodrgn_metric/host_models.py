@@ -327,7 +327,7 @@ def _mask_radius(workdir: Workdir, checkpoint: dict[str, Any]) -> int:
     if type(radius) not in (int, float) or not 1 <= radius <= workdir.box_size:
         raise WorkdirError(
             f"{workdir.weights_path}: output_mask_radius must be from 1 to {workdir.box_size}; "
-            f"got {brief(radius)}."
+            f"got a {type(radius).__name__} that is not."
         )
     return int(radius)
 
@@ -366,12 +366,15 @@ def _positional(workdir: Workdir, most_layers: int) -> torch.nn.Module:
 
 def _load_hypervolume(workdir: Workdir, checkpoint: dict[str, Any]) -> torch.nn.Module:
     """The network of DRGN-AI, which its checkpoint describes."""
-    params = checkpoint.get("hypervolume_params")
+    given = checkpoint.get("hypervolume_params")
+    params = given if isinstance(given, dict) else {}
     expected = {"resolution": workdir.box_size + 1, "z_dim": workdir.latents.shape[1]}
-    if not isinstance(params, dict) or not params.items() >= expected.items():
+    # types first: to compare or print a tensor may fail, or take long
+    found = {key: n if type(n := params.get(key)) is int else None for key in expected}
+    if found != expected:
         raise WorkdirError(
             f"{workdir.weights_path} doesn't hold the model that {workdir.config_path} describes:"
-            f" expected hypervolume_params with {expected}; got {brief(params)}."
+            f" expected hypervolume_params with {expected}; got {brief(found)}."
         )
     state = _checked_state(checkpoint, "hypervolume_state_dict", workdir.weights_path)
     build = functools.partial(_hypervolume, params, len(state))

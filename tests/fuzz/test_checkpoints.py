@@ -18,17 +18,23 @@ from cryodrgn_metric.workdir import open_workdir
 from fuzz import pickles
 from fuzz.damage import damaged
 from fuzz.harness import fuzz, judge
-from fuzz.workdirs import plain_workdir
+from fuzz.workdirs import abinit_workdir, plain_workdir
 
 
 class Model:
-    """A workdir, its checkpoint in both formats, and what it holds."""
+    """A workdir, its checkpoint in both formats, and what it holds.
 
-    def __init__(self, folder):
-        self.workdir = open_workdir(plain_workdir(folder))
+    Arguments:
+        folder: Of the workdir.
+        key: Of the weights in its checkpoint.
+        prefix: Of the decoder's among them.
+    """
+
+    def __init__(self, folder, key, prefix):
+        self.workdir, self.key, self.prefix = open_workdir(folder), key, prefix
         self.path = self.workdir.weights_path
         self.checkpoint = torch.load(self.path, weights_only=True)
-        self.state = self.checkpoint["model_state_dict"]
+        self.state = self.checkpoint[key]
         self.zipped = self.path.read_bytes()
         self.legacy = saved(self.checkpoint, legacy=True)
         with zipfile.ZipFile(io.BytesIO(self.zipped)) as archive:
@@ -41,7 +47,7 @@ class Model:
         def check(checkpoint):
             assert isinstance(checkpoint, dict)
             if state is not None:
-                assert_same(checkpoint["model_state_dict"], state)
+                assert_same(checkpoint[self.key], state)
 
         loaded = judge("checkpoints", self.path, lambda: load_checkpoint(self.path), check)
         if loaded is not None:
@@ -53,9 +59,9 @@ class Model:
     def decodes(self, decoder):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of protocols
-            held = torch.load(self.path, "cpu", weights_only=True)["model_state_dict"]
-        for name, value in decoder.model.state_dict().items():
-            assert torch.equal(value, held[f"decoder.{name}"].float()) and value.isfinite().all()
+            held = torch.load(self.path, "cpu", weights_only=True)[self.key]
+        for name, value in decoder.model.network.state_dict().items():
+            assert torch.equal(value, held[self.prefix + name].float()) and value.isfinite().all()
         assert decoder.decode(self.workdir.latents[:1], 4).shape == (1, 4, 4, 4)
 
 
@@ -70,9 +76,12 @@ def saved(value, legacy=False):
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return Model(tmp_path_factory.mktemp("checkpoints"))
+@pytest.fixture(scope="module", params=["train_vae", "abinit"])
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    if request.param == "abinit":
+        return Model(abinit_workdir(folder), "hypervolume_state_dict", "")
+    return Model(plain_workdir(folder), "model_state_dict", "decoder.")
 
 
 @fuzz(2)
@@ -189,6 +198,10 @@ tensors = st.one_of(
     st.just(torch.zeros(10**6, 10**6, device="meta")),
 )
 others = st.one_of(tensors, pickles.atoms, st.just({}), st.just([]), st.just(OrderedDict()))
+sizes = st.one_of(
+    st.sampled_from([0, -1, 1, 3, 9, 1 << 20, 1 << 40, 10**99, True, 2.0, float("nan"), "geom"]),
+    pickles.atoms,
+)
 changes = {
     "nan": lambda value: value * float("nan"),
     "inf": lambda value: value + float("inf"),
@@ -218,9 +231,13 @@ def test_other_models(model, choice, legacy):
             state[name] = changes[change](value)
     if choice.draw(st.integers(0, 4)) == 0:
         state[choice.draw(pickles.atoms)] = choice.draw(others)
-    checkpoint = {**model.checkpoint, "model_state_dict": state}
+    checkpoint = {**model.checkpoint, model.key: state}
     if choice.draw(st.integers(0, 9)) == 0:
-        checkpoint["model_state_dict"] = choice.draw(others)
+        checkpoint[choice.draw(st.sampled_from(sorted(checkpoint)))] = choice.draw(others)
+    described = checkpoint.get("hypervolume_params")
+    if isinstance(described, dict) and described and choice.draw(st.integers(0, 3)) == 0:
+        name = choice.draw(st.sampled_from(sorted(described)))
+        checkpoint["hypervolume_params"] = {**described, name: choice.draw(sizes)}
     if choice.draw(st.integers(0, 9)) == 0:
         checkpoint = choice.draw(others)
     model.read(saved_or_pickled(checkpoint, legacy))

@@ -74,10 +74,10 @@ def require_read(workdir, config):
     assert type(size) is int and workdir.box_size == size - 1 and size % 2 and 3 <= size <= 4097
     assert type(zdim) is int and workdir.latents.shape == (12, zdim)
     assert workdir.domain == config["model_args"]["domain"] in ("fourier", "hartley")
-    assert workdir.kind in ("train_vae", "train_dec")
-    assert list(workdir.norm) == config["dataset_args"]["norm"] and all(
-        map(is_plain, workdir.norm)
-    )
+    norm = config["dataset_args"].get("norm")
+    if workdir.kind == "abinit":
+        norm = [config["data_norm_mean"], config["data_norm_std"]]
+    assert list(workdir.norm) == norm and all(map(is_plain, workdir.norm))
     assert 0 < workdir.apix < float("inf")
     assert repr(workdir.config) == repr(config)
 

@@ -4,12 +4,13 @@ import pickle
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cryodrgn_metric.errors import MetricError, UnsafeFileError
-from cryodrgn_metric.landmarks import candidate_pool
+from cryodrgn_metric.landmarks import candidate_pool, rows_of_particles
 from cryodrgn_metric.safe_files import load_indices, load_pickle
 from cryodrgn_metric.workdir import load_latents, open_workdir
 from fuzz import pickles
@@ -204,6 +205,33 @@ def test_damaged_ctf_tables(folder, data):
     judge("ctf and poses", path, lambda: open_workdir(folder), check)
 
 
+@pytest.fixture(scope="module")
+def posed(tmp_path_factory):
+    """A workdir of three particles whose poses are found."""
+    folder = plain_workdir(tmp_path_factory.mktemp("posed"))
+    (folder / "z.1.pkl").write_bytes(pickle.dumps(np.zeros((3, 3), np.float32)))
+    return folder
+
+
+@fuzz(1)
+@given(
+    data=st.one_of(
+        st.builds(pickle.dumps, st.one_of(poses, tables, pickles.values)),
+        pickles.mutated(st.builds(pickle.dumps, poses)),
+        pickles.hostile(),
+    )
+)
+def test_poses_of_any_kind(posed, data):
+    """Of poses only the number of rows is needed; found elsewhere, another one is only said."""
+    path = posed / "poses.pkl"
+    path.write_bytes(data)
+
+    def check(workdir):
+        assert workdir.latents.shape == (3, 3)
+
+    judge("ctf and poses", path, lambda: open_workdir(posed), check)
+
+
 # -- particle numbers
 
 COUNT = 20
@@ -219,10 +247,10 @@ numbers = st.one_of(
 
 
 def read_numbers(path):
-    """Which reader of particle numbers is tested; `Workdir.particle_indices` will be another."""
+    """What --ind does: numbers of the original stack, here those of the rows themselves."""
     values = load_indices(path)
     try:
-        return candidate_pool(values, COUNT)
+        return candidate_pool(rows_of_particles(values, np.arange(COUNT)), COUNT)
     except MetricError as error:  # it isn't told the file; the command's message names --ind
         raise MetricError(f"{path}: {error}") from error
 
@@ -235,6 +263,7 @@ def test_particle_numbers(path, value, protocol):
     def check(pool):
         given = np.asarray(value)
         expected = np.flatnonzero(given) if given.dtype == bool else np.unique(given)
+        expected = expected[expected < COUNT]  # particles that the run was not trained on
         np.testing.assert_array_equal(pool, expected)
         assert len(pool) >= 10 and 0 <= pool[0] and pool[-1] < COUNT
 
@@ -250,3 +279,43 @@ def test_damaged_particle_numbers(path, data):
         assert (np.diff(pool) > 0).all() and 0 <= pool[0] and pool[-1] < COUNT
 
     judge("particle numbers", path, lambda: read_numbers(path), check)
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    """A workdir trained with --ind."""
+    folder = plain_workdir(tmp_path_factory.mktemp("chosen"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["dataset_args"]["ind"] = "ind.pkl"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def read_chosen(folder, data, is_right):
+    """The numbers of the training's --ind, or those of the rows; never a wrong mixture."""
+    path = folder / "ind.pkl"
+    path.write_bytes(data)
+
+    def check(workdir):
+        found = workdir.particle_indices
+        assert found.dtype == np.int64 and found.shape == (len(workdir.latents),)
+        assert is_right(found) or np.array_equal(found, np.arange(len(found)))
+
+    judge("training's --ind", path, lambda: open_workdir(folder), check)
+
+
+@fuzz(1)
+@given(
+    value=st.one_of(numbers, hnp.arrays("i8", 12, elements=st.integers(-1, 1000))),
+    protocol=pickles.protocols,
+)
+def test_numbers_of_the_training(chosen, value, protocol):
+    read_chosen(
+        chosen, pickle.dumps(value, protocol=protocol), lambda found: np.array_equal(found, value)
+    )
+
+
+@fuzz(1)
+@given(data=st.one_of(pickles.mutated(st.builds(pickle.dumps, numbers)), pickles.hostile()))
+def test_damaged_numbers_of_the_training(chosen, data):
+    read_chosen(chosen, data, lambda found: (found >= 0).all())
