@@ -384,6 +384,9 @@ def _load_hypervolume(workdir: Workdir, checkpoint: dict[str, Any]) -> torch.nn.
 def _hypervolume(params: dict[str, Any], most_layers: int) -> torch.nn.Module:
     with logging_kept():
         from cryodrgn.models_ai import HyperVolume
+    # of a tensor, HyperVolume would compute with all that it claims to hold
+    if not all(type(value) in (int, float, str, bool, type(None)) for value in params.values()):
+        raise TypeError("hypervolume_params must be numbers and words")
     layers = params.get("n_layers")
     if type(layers) is not int or not 0 <= layers <= most_layers:
         raise ValueError(f"{layers} layers, but weights of {most_layers}")

@@ -310,7 +310,7 @@ def _checked_latents(value: object, path: Path) -> np.ndarray:
         raise WorkdirError(f"{path}: expected an (N, zdim) array of numbers; got {came}.")
     if 0 in value.shape:
         raise WorkdirError(f"{path}: expected an (N, zdim) array; got an empty {value.shape}.")
-    with np.errstate(over="ignore"):  # becomes infinite, which is looked for next
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite or NaN, which comes next
         latents = value.astype(np.float32)
     bad = int((~np.isfinite(latents)).any(axis=1).sum())
     if bad:
@@ -379,14 +379,15 @@ def _chosen_particles(written: object, folder: Path, count: int) -> np.ndarray |
         # DRGN-AI also takes a number, the first so many particles, which may have become a path
         if Path(str(written)).name == str(count):
             return np.arange(count)
-        return f"the --ind {written} of config.yaml is not there"
+        return f"the --ind {brief(written)} of config.yaml is not there"
     try:
         numbers = load_indices(path)
     except UnsafeFileError:
         raise
     except WorkdirError as error:
         return str(error)
-    if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or (numbers < 0).any():
+    fine = numbers.shape == (count,) and numbers.dtype.kind in "iu"
+    if not fine or (numbers.astype(np.int64) < 0).any():  # also what int64 cannot hold
         return f"{path} should hold {count} particle numbers, one for each row of z"
     return numbers
 
@@ -434,7 +435,7 @@ def _apix(config: dict[str, Any], config_path: Path, box_size: int) -> float:
 
 def _apix_from_ctf(ctf: object, path: Path, box_size: int) -> float:
     readable = isinstance(ctf, np.ndarray) and ctf.dtype.kind in "fiu"
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         table = np.asarray(ctf, np.float64) if readable else np.empty(0)
     if table.ndim != 2 or table.shape[1] < 2 or not len(table):
         logger.warning("%s holds no CTF table: using 1.0 Å per pixel (--Apix sets it).", path)

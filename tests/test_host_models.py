@@ -194,6 +194,17 @@ def test_checkpoint_and_config_must_agree(tmp_path, saved):
         Decoder.from_workdir(workdir)
 
 
+@pytest.mark.parametrize("key", ["hidden_dim", "pe_dim", "n_layers", "feat_sigma", "domain"])
+def test_params_that_are_tensors_are_not_computed_with(tmp_path, key):
+    """A tensor of four bytes may claim a billion numbers (found by tests/fuzz)."""
+    workdir = make_workdir(tmp_path / "w")
+    checkpoint = torch.load(workdir.weights_path, weights_only=True)
+    checkpoint["hypervolume_params"][key] = torch.zeros(1).expand(10**9)
+    torch.save(checkpoint, workdir.weights_path)
+    with pytest.raises(WorkdirError, match="numbers and words"):
+        Decoder.from_workdir(workdir)
+
+
 def test_bomb_in_the_weights(tmp_path):
     trace = tmp_path / "executed"
 

@@ -184,13 +184,14 @@ def test_ind_of_drgnai_may_be_a_number(copied, caplog, written):
         np.arange(199),
         np.arange(200.0),
         np.arange(200) - 1,
+        np.arange(200, dtype=np.uint64) + np.uint64(1 << 63),
         np.ones(200, bool),
         np.arange(400).reshape(200, 2),
         [[1], [2, 3]],
         "text",
         None,
     ],
-    ids=["few", "floats", "negative", "mask", "table", "ragged", "text", "none"],
+    ids=["few", "floats", "negative", "beyond int64", "mask", "table", "ragged", "text", "none"],
 )
 def test_unusable_ind_is_a_loud_warning(copied, caplog, value):
     (copied / "ind.pkl").write_bytes(pickle.dumps(value))
@@ -575,8 +576,10 @@ def test_ctf_tables_of_no_numbers(copied, tmp_path, table):
     assert open_workdir(copied).apix_in_angstroms == 1.0
 
 
-def test_latents_too_large_for_float32_are_infinite(tmp_path):
-    (tmp_path / "z.pkl").write_bytes(pickle.dumps(np.full((2, 3), 1e300)))
+@pytest.mark.parametrize("value", [1e300, np.frombuffer(b"\x01\0\0\0\0\0\xf0\x7f")[0]])
+def test_latents_that_warn_as_they_become_float32(tmp_path, value):
+    """Too large, or a signalling NaN: no warning, the error that they get anyway."""
+    (tmp_path / "z.pkl").write_bytes(pickle.dumps(np.full((2, 3), value)))
     with pytest.raises(WorkdirError, match="infinite"):
         load_latents(tmp_path / "z.pkl")
 

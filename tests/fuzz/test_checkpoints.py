@@ -201,6 +201,7 @@ others = st.one_of(tensors, pickles.atoms, st.just({}), st.just([]), st.just(Ord
 sizes = st.one_of(
     st.sampled_from([0, -1, 1, 3, 9, 1 << 20, 1 << 40, 10**99, True, 2.0, float("nan"), "geom"]),
     pickles.atoms,
+    tensors,
 )
 changes = {
     "nan": lambda value: value * float("nan"),

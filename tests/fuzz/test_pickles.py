@@ -50,13 +50,8 @@ def test_good_values_come_back(path, value, protocol):
         assert pickles.same(back, pickle.loads(data))
 
     back = read(path, data, check)
-    if back is None and value is not None:
-        text = repr(value)
-        assert any(
-            word in text for word in ("datetime64", "NaT", "dtype=[", "V4", "void", "S0")
-        ) or (b"M8" in data or b"V4" in data or b"V6" in data or b"b'" in data), (
-            f"{value!r} should be read"
-        )
+    if back is None and value is not None:  # dates and records are refused, empty texts as well
+        assert any(word in data for word in (b"M8", b"V4", b"V6", b"S0", b"U0")), "it was refused"
 
 
 @fuzz(3)
@@ -291,6 +286,9 @@ def chosen(tmp_path_factory):
     return folder
 
 
+largest = hnp.arrays("u8", 12, elements=st.sampled_from([0, 5, 2**63 - 1, 2**63, 2**64 - 1]))
+
+
 def read_chosen(folder, data, is_right):
     """The numbers of the training's --ind, or those of the rows; never a wrong mixture."""
     path = folder / "ind.pkl"
@@ -306,7 +304,7 @@ def read_chosen(folder, data, is_right):
 
 @fuzz(1)
 @given(
-    value=st.one_of(numbers, hnp.arrays("i8", 12, elements=st.integers(-1, 1000))),
+    value=st.one_of(numbers, hnp.arrays("i8", 12, elements=st.integers(-1, 1000)), largest),
     protocol=pickles.protocols,
 )
 def test_numbers_of_the_training(chosen, value, protocol):
