@@ -568,6 +568,7 @@ def test_a_name_too_long_for_a_file_is_no_input(tmp_path):
         np.array([[1j, 2]]),
         np.array([[None, {}]], dtype=object),
         np.array([[0, np.nan]], dtype=np.longdouble),
+        np.frombuffer(b"\0\0\0\0\x01\0\x80\x7f", "<f4").reshape(1, 2),  # a signalling NaN
     ],
 )
 def test_ctf_tables_of_no_numbers(copied, tmp_path, table):

@@ -179,7 +179,7 @@ def possible_apix(value):
     table = isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.ndim == 2
     if not table or value.shape[0] < 1 or value.shape[1] < 2:
         return {1.0}
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         value = value.astype(float)
     if len(set(value[:, 1].tolist())) > 1:
         return {1.0}
