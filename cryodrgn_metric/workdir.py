@@ -310,7 +310,9 @@ def _checked_latents(value: object, path: Path) -> np.ndarray:
         raise WorkdirError(f"{path}: expected an (N, zdim) array of numbers; got {came}.")
     if 0 in value.shape:
         raise WorkdirError(f"{path}: expected an (N, zdim) array; got an empty {value.shape}.")
-    with np.errstate(over="ignore"):  # becomes infinite, which is looked for next
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # becomes infinite, which is looked for next
         latents = value.astype(np.float32)
     bad = int((~np.isfinite(latents)).any(axis=1).sum())
     if bad:
@@ -434,7 +436,7 @@ def _apix(config: dict[str, Any], config_path: Path, box_size: int) -> float:
 
 def _apix_from_ctf(ctf: object, path: Path, box_size: int) -> float:
     readable = isinstance(ctf, np.ndarray) and ctf.dtype.kind in "fiu"
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         table = np.asarray(ctf, np.float64) if readable else np.empty(0)
     if table.ndim != 2 or table.shape[1] < 2 or not len(table):
         logger.warning("%s holds no CTF table: using 1.0 Å per pixel (--Apix sets it).", path)
