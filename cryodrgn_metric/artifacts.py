@@ -43,6 +43,7 @@ __all__ = [
     "save_text",
     "save_yaml",
     "sha256_of",
+    "sha256_of_array",
 ]
 
 # Readable from Python 3.4 on, like the pickles that cryoDRGN itself writes.
@@ -269,11 +270,13 @@ def require_space(folder: Path, needed_in_bytes: int) -> None:
         OutputError: there is less space than that.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    # what an earlier run has written is written already, or replaced
+    written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    free = shutil.disk_usage(there).free + written
     if free < needed_in_bytes:
         raise OutputError(
             f"{folder} needs about {needed_in_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are "
-            "free there. Make room, or name another folder with -o."
+            "free or taken by it. Make room, or name another folder with -o."
         )
 
 
@@ -374,3 +377,15 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while block := file.read(BYTES_PER_READ):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_of_array(values: np.ndarray) -> str:
+    """The SHA-256 of an array's type, shape and numbers.
+
+    Example:
+        >>> sha256_of_array(np.arange(3)) == sha256_of_array(np.arange(3.0))
+        False
+    """
+    numbers = np.ascontiguousarray(values)
+    head = f"{numbers.dtype.str} {numbers.shape} ".encode()
+    return hashlib.sha256(head + numbers.tobytes()).hexdigest()

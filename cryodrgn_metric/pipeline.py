@@ -126,10 +126,10 @@ def _landmark_stage(run: Run) -> Stage:
     return run.cache.stage(
         "landmarks",
         z=run.digests["z"],
-        ind=run.digests.get("ind"),
-        config=run.config.landmarks,
+        pool=artifacts.sha256_of_array(run.pool),  # of --ind, and of that of the training
+        count=run.config.landmarks.count,
+        sampling=run.config.landmarks.sampling,
         seed=run.config.seed,
-        pool=len(run.pool),
     )
 
 
@@ -172,10 +172,12 @@ def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
         "max_frequency": run.stream.max_frequency,
         "scale": run.config.distances.scale,
     }
-    pilot, stage = (run.cache.stage(name, **made_from) for name in ("calibration", "volumes"))
+    pilot = run.cache.stage("calibration", **made_from)
     with run.watch.stage("volumes"):
         calibrate(run.stream, latents[landmarks.train], run.distance, pilot)
+        pilot.forget_others()
         logger.info("Angular band limit lmax = %d.", run.distance.lmax)
+        stage = run.cache.stage("volumes", **made_from, calibration=run.distance.calibration)
         features = stream_features(
             run.stream,
             latents,
@@ -184,7 +186,6 @@ def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
             announce=lambda count: _announce(run, count),
         )
     _tell_reuse("volumes", "batches", stage)
-    pilot.forget_others()
     return features, stage.key
 
 

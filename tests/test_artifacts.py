@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cryodrgn_metric.artifacts import (
     MetricFolder,
     atomic_path,
     plain,
+    require_space,
     save_json,
     save_npz,
     save_pickle,
@@ -122,3 +124,13 @@ def test_names(epoch, folder, analysis):
         "fidelity.json",
         "models",
     ]
+
+
+def test_room_is_asked_for_before_and_what_is_there_counts(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    require_space(tmp_path / "new" / "folder", 1000)
+    with pytest.raises(OutputError, match="Make room"):
+        require_space(tmp_path / "new" / "folder", 2 * free)
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(2 * free)  # takes no room, but claims it
+    require_space(tmp_path, 2 * free)

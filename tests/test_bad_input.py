@@ -175,8 +175,8 @@ def test_masks(refusal, vae_workdir, tmp_path, case):
     [
         (np.arange(5), "at least 10"),
         (np.arange(195, 215), "got 5"),
-        (np.linspace(0, 1, 20), "--ind"),
-        ({"a": 1}, "--ind"),
+        (np.linspace(0, 1, 20), "expected particle numbers"),
+        ({"a": 1}, "expected particle numbers"),
     ],
     ids=["few", "of other particles", "fractions", "a dictionary"],
 )
@@ -224,31 +224,26 @@ def spherical_outside(box):
 
 
 def break_decoder(folder, share):
-    """Change weights.2.pkl so that V(z) is NaN for the particles of largest z[0]: their rows.
+    """Change weights.2.pkl so that V(z) is NaN for a share of the particles: their rows.
 
     The first hidden unit becomes 1e30 (z[0] - threshold) where that is positive, which the next
     layers carry to infinity; elsewhere it stays 0.
     """
     with open(folder / "z.2.pkl", "rb") as file:
         z = pickle.load(file)
-    count = round(share * len(z))
     order = np.argsort(z[:, 0])
-    threshold = z[order[-count - 1 :][:2], 0].mean()
+    kept, broken = np.split(order, [round((1 - share) * len(z))])
+    threshold = (z[kept[-1], 0] + z[broken[0], 0]) / 2 if len(kept) else z[:, 0].min() - 1
     checkpoint = torch.load(folder / "weights.2.pkl", weights_only=True)
     state = checkpoint["model_state_dict"]
-    first, second = (
-        [
-            name
-            for name in state
-            if name.startswith("decoder.decoder.") and name.endswith(".weight")
-        ]
-    )[:2]
+    weights = [name for name in state if re.fullmatch(r"decoder\.decoder\..*weight", name)]
+    first, second = weights[:2]
     state[first][0] = 0.0
     state[first][0, -3] = 1e30  # the latent follows the coordinates
     state[first.replace("weight", "bias")][0] = -1e30 * float(threshold)
     state[second][:, 0] = 1e30
     torch.save(checkpoint, folder / "weights.2.pkl")
-    return order[-count:]
+    return broken
 
 
 def test_a_few_volumes_of_nan_are_left_out_and_counted(copied, tmp_path, capsys):
@@ -277,15 +272,19 @@ def test_many_volumes_of_nan_are_refused(copied, tmp_path, capsys):
 
 
 def test_a_decoder_of_nothing_but_nan_is_refused_after_ten_volumes(copied, tmp_path, capsys):
-    checkpoint = torch.load(copied / "weights.2.pkl", weights_only=True)
-    for value in checkpoint["model_state_dict"].values():
-        if value.is_floating_point():
-            value.fill_(torch.nan)
-    torch.save(checkpoint, copied / "weights.2.pkl")
+    break_decoder(copied, 1.0)
     with pytest.raises(SystemExit) as stopped:
         run(copied, "-o", tmp_path / "out")
     assert stopped.value.code == 2
     assert "10 of 10 volumes" in capsys.readouterr().err
+
+
+def test_weights_of_nan_are_refused(refusal, copied):
+    checkpoint = torch.load(copied / "weights.2.pkl", weights_only=True)
+    next(iter(checkpoint["model_state_dict"].values())).fill_(torch.nan)
+    torch.save(checkpoint, copied / "weights.2.pkl")
+    said = refusal(copied)
+    assert "weights.2.pkl" in said and "training diverged" in said
 
 
 # -- where results go
@@ -354,7 +353,7 @@ def test_a_read_only_disk(vae_workdir, disk):
 def test_a_full_disk_is_refused_before_anything_is_computed(vae_workdir, disk):
     done = in_small_disk(disk, "1m", ":", ":", "embed", vae_workdir, "-o", disk / "o", *EMBED)
     assert done.returncode == 2, done.stderr
-    assert "needs about" in done.stderr and "are free" in done.stderr
+    assert "needs about" in done.stderr and "are free or taken" in done.stderr
     assert "Decoding" not in done.stdout
 
 

@@ -658,3 +658,14 @@ def test_checkpoints_of_both_formats(tmp_path, legacy):
     torch.save(state, tmp_path / "w.pkl", _use_new_zipfile_serialization=not legacy)
     back = load_checkpoint(tmp_path / "w.pkl")
     assert back["epoch"] == 3 and torch.equal(back["model_state_dict"]["a"], torch.arange(4.0))
+
+
+def test_extended_precision_is_no_matter(copied, tmp_path):
+    """Found by fuzzing: numpy warns of its NaN and infinities when they become shorter."""
+    table = np.array([[24, 3, np.nan]] * 200, dtype=np.longdouble)
+    (tmp_path / "ctf.pkl").write_bytes(pickle.dumps(table))
+    edit(copied, dataset_args={"ctf": str(tmp_path / "ctf.pkl")})
+    assert open_workdir(copied).apix == 3.0
+    (copied / "z.2.pkl").write_bytes(pickle.dumps(np.full((200, 3), np.nan, np.longdouble)))
+    with pytest.raises(WorkdirError, match="NaN or infinite"):
+        open_workdir(copied)
