@@ -1,6 +1,6 @@
 """cryoDRGN's decoder networks, laid open: their layers, encodings, and the points they keep.
 
-They are built by cryoDRGN's own loaders and filled from checkpoints that `safe_files.py` reads.
+They are built by cryoDRGN's own loaders and filled from checkpoints that `safe_files/` reads.
 This is the only file that imports cryoDRGN's models.
 """
 
@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from cryodrgn_metric.errors import WorkdirError, brief
 from cryodrgn_metric.runlog import logging_kept
-from cryodrgn_metric.safe_files import load_checkpoint
+from cryodrgn_metric.safe_files.checkpoints import load_checkpoint
 from cryodrgn_metric.workdir import Workdir
 
 __all__ = ["HostModel", "Hypervolume", "Layer", "PositionalModel", "load_host_model"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cryodrgn_metric.artifacts import atomic_path, save_yaml
 from cryodrgn_metric.errors import ArgumentError, MetricError, brief
-from cryodrgn_metric.safe_files import load_yaml
+from cryodrgn_metric.safe_files.yaml_files import load_yaml
 
 __all__ = [
     "Perceptron",

@@ -18,7 +18,7 @@ from cryodrgn_metric.distances.streaming import VolumeStream
 from cryodrgn_metric.errors import ArgumentError, VolumeError, WorkdirError
 from cryodrgn_metric.landmarks import candidate_pool, rows_of_particles
 from cryodrgn_metric.runlog import Stopwatch
-from cryodrgn_metric.safe_files import load_indices
+from cryodrgn_metric.safe_files.pickles import load_indices
 from cryodrgn_metric.so3.conventions import spherical_window
 from cryodrgn_metric.volumes import read_mask
 from cryodrgn_metric.workdir import Workdir, open_workdir

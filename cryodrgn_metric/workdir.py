@@ -1,6 +1,6 @@
 """Read a trained cryoDRGN workdir: latents, numbering, box, kind; nothing in it is executed.
 
-All files are read by `safe_files.py`.
+All files are read by `safe_files/`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 
 from cryodrgn_metric.artifacts import MetricFolder
 from cryodrgn_metric.errors import UnsafeFileError, WorkdirError, brief
-from cryodrgn_metric.safe_files import load_indices, load_pickle, load_pickles, load_yaml
+from cryodrgn_metric.safe_files.pickles import load_indices, load_pickle, load_pickles
+from cryodrgn_metric.safe_files.yaml_files import load_yaml
 
 __all__ = [
     "Workdir",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
-from cryodrgn_metric.safe_files import Unread, load_checkpoint
+from cryodrgn_metric.safe_files.checkpoints import Unread, load_checkpoint
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from cryodrgn_metric.config import (
 )
 from cryodrgn_metric.errors import WorkdirError
 from cryodrgn_metric.metric_map import MetricMap
-from cryodrgn_metric.safe_files import load_pickle
+from cryodrgn_metric.safe_files.pickles import load_pickle
 from cryodrgn_metric.workdir import load_latents
 
 ROOT = Path(__file__).parents[1]

@@ -27,7 +27,7 @@ from test_decoder import in_ball, relative_error
 from cryodrgn_metric.artifacts import save_pickle
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.errors import WorkdirError
-from cryodrgn_metric.safe_files import load_pickle
+from cryodrgn_metric.safe_files.pickles import load_pickle
 from cryodrgn_metric.workdir import open_workdir
 
 WITH_LATENTS = [name for name in KINDS if name not in WITHOUT_LATENTS]

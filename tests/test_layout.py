@@ -39,6 +39,7 @@ WITHIN = {
     "so3": "conventions < rotations, harmonics < wigner, expansion < correlation < refine"
     " < search",
     "distances": "base < rotation, transport, atoms < streaming",
+    "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "figures < gallery",
     "demo": "molecule < score, simulate < train, truth < run",
 }

@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
-from cryodrgn_metric.safe_files import load_checkpoint, load_indices, load_pickle
+from cryodrgn_metric.safe_files.checkpoints import load_checkpoint
+from cryodrgn_metric.safe_files.pickles import load_indices, load_pickle
 from cryodrgn_metric.workdir import (
     find_input,
     load_latents,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryodrgn_metric.decoder import Decoder
-from cryodrgn_metric.safe_files import load_checkpoint
+from cryodrgn_metric.safe_files.checkpoints import load_checkpoint
 from cryodrgn_metric.workdir import open_workdir
 from fuzz import pickles
 from fuzz.damage import damaged
