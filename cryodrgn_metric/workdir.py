@@ -1,12 +1,11 @@
 """Read a trained cryoDRGN workdir: latents, numbering, box, kind; nothing in it is executed.
 
-All files are read by `safe_files/`.
+All files are read by `safe_files/`; those that config.yaml names, in `training_inputs.py`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,17 @@ from typing import Any
 import numpy as np
 
 from cryodrgn_metric.artifacts import MetricFolder
-from cryodrgn_metric.errors import UnsafeFileError, WorkdirError, brief
-from cryodrgn_metric.safe_files.pickles import load_indices, load_pickle, load_pickles
+from cryodrgn_metric.errors import WorkdirError, brief
+from cryodrgn_metric.safe_files.pickles import load_pickle, load_pickles
 from cryodrgn_metric.safe_files.yaml_files import load_yaml
+from cryodrgn_metric.training_inputs import (
+    apix_in_angstroms,
+    particle_indices,
+    require_row_count,
+)
 
 __all__ = [
     "Workdir",
-    "find_input",
     "load_latents",
     "open_workdir",
 ]
@@ -116,15 +119,15 @@ def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
         logger.warning("%s: epoch 0 of abinit is pretraining: its latents are noise.", folder)
     zdim = _integer(config, "model_args", "zdim", config_path, 1)
     latents, logvar = _read_latents(z_path, zdim)
-    _require_row_count(config, folder, z_path, len(latents))
+    require_row_count(config, folder, z_path, len(latents))
     return Workdir(
         path=folder,
         epoch=number,
         latents=latents,
         latents_logvar=logvar,
-        particle_indices=_particle_indices(config, folder, len(latents)),
+        particle_indices=particle_indices(config, folder, len(latents)),
         box_size=_box_size(config, config_path),
-        apix_in_angstroms=_apix(config, config_path, _box_size(config, config_path)),
+        apix_in_angstroms=apix_in_angstroms(config, config_path, _box_size(config, config_path)),
         kind=kind,
         domain=_domain(config, config_path),
         norm=_norm(config, config_path),
@@ -320,136 +323,3 @@ def _checked_latents(value: object, path: Path) -> np.ndarray:
             "diverged. Choose an earlier epoch with --epoch."
         )
     return latents
-
-
-def _require_row_count(config: dict[str, Any], folder: Path, z_path: Path, count: int) -> None:
-    """A row of z for each row of poses and CTF, where the run took all images, one a particle."""
-    if config["dataset_args"].get("ind") is not None or _is_tilt(config):
-        return
-    for name in ("poses", "ctf"):
-        written = config["dataset_args"].get(name)
-        path = find_input(written, folder) if isinstance(written, str) and written else None
-        rows = None if path is None else _row_count(load_pickle(path))
-        if rows in (None, count):
-            continue
-        text = f"{z_path} holds {count} particles, but {path} {rows}"
-        # of the CTF only a pixel size is needed; a file found elsewhere may be another's
-        if name == "ctf" or str(path) != written:
-            logger.warning("%s: is that the file of this training?", text)
-            continue
-        raise WorkdirError(
-            f"{text}. One of them is of another training: put the right one in its place, or "
-            "choose another --epoch."
-        )
-
-
-def _is_tilt(config: dict[str, Any]) -> bool:
-    return bool(config["model_args"].get("encode_mode") == "tilt")
-
-
-def _row_count(table: object) -> int | None:
-    """Rows of ctf.pkl, an array, or of poses.pkl, rotations and perhaps translations."""
-    first = table[0] if isinstance(table, tuple) and table else table
-    return len(first) if isinstance(first, np.ndarray) and first.ndim else None
-
-
-# -- the particles' numbers
-
-
-def _particle_indices(config: dict[str, Any], folder: Path, count: int) -> np.ndarray:
-    """What --ind of the training chose, in the order of z: cryoDRGN keeps its order."""
-    written = config["dataset_args"].get("ind")
-    found: np.ndarray | str = np.arange(count)
-    if written is not None:
-        found = _chosen_particles(written, folder, count)
-    if isinstance(found, str):
-        logger.warning(
-            "PARTICLES ARE NUMBERED BY THE ROWS OF Z, not as in the original stack: %s. Put the "
-            "file that the run was trained with (--ind) into %s or its parent.",
-            found,
-            folder,
-        )
-        found = np.arange(count)
-    return found.astype(np.int64)
-
-
-def _chosen_particles(written: object, folder: Path, count: int) -> np.ndarray | str:
-    """The numbers in the --ind of config.yaml, or what is wrong with it."""
-    path = None if isinstance(written, int) else find_input(str(written), folder)
-    if path is None:
-        # DRGN-AI also takes a number, the first so many particles, which may have become a path
-        if Path(str(written)).name == str(count):
-            return np.arange(count)
-        return f"the --ind {brief(written)} of config.yaml is not there"
-    try:
-        numbers = load_indices(path)
-    except UnsafeFileError:
-        raise
-    except WorkdirError as error:
-        return str(error)
-    fine = numbers.shape == (count,) and numbers.dtype.kind in "iu"
-    if not fine or (numbers.astype(np.int64) < 0).any():  # also what int64 cannot hold
-        return f"{path} should hold {count} particle numbers, one for each row of z"
-    return numbers
-
-
-# -- pixel size
-
-
-def find_input(written: str | Path, workdir: str | Path) -> Path | None:
-    """Find a file that config.yaml names: as written, beside the workdir's files, in its parent.
-
-    Arguments:
-        written: the path in config.yaml; absolute, relative or stale.
-        workdir: the workdir.
-
-    Returns:
-        the first of the candidates that is a file, else None.
-    """
-    named, folder = Path(written), Path(workdir).absolute()
-    candidates = [named]
-    for base in (folder, folder.parent):
-        candidates += [base / named, base / named.name]
-    return next((path for path in candidates if os.path.isfile(path)), None)
-
-
-def _apix(config: dict[str, Any], config_path: Path, box_size: int) -> float:
-    """The pixel size by the rule of `cryodrgn analyze`, with its fallbacks to 1 Å."""
-    written = config["dataset_args"].get("ctf")
-    if not written:
-        logger.info("No CTF file in config.yaml: using 1.0 Å per pixel (--Apix sets it).")
-        return 1.0
-    if not isinstance(written, str):
-        raise WorkdirError(
-            f"{config_path}: dataset_args.ctf must be a path; got {brief(written)}."
-        )
-    path = find_input(written, config_path.parent)
-    if path is None:
-        logger.warning(
-            "The CTF file %s is not there, nor in the workdir or its parent: using 1.0 Å per "
-            "pixel (--Apix sets it).",
-            written,
-        )
-        return 1.0
-    return _apix_from_ctf(load_pickle(path), path, box_size)
-
-
-def _apix_from_ctf(ctf: object, path: Path, box_size: int) -> float:
-    readable = isinstance(ctf, np.ndarray) and ctf.dtype.kind in "fiu"
-    with np.errstate(over="ignore", invalid="ignore"):
-        table = np.asarray(ctf, np.float64) if readable else np.empty(0)
-    if table.ndim != 2 or table.shape[1] < 2 or not len(table):
-        logger.warning("%s holds no CTF table: using 1.0 Å per pixel (--Apix sets it).", path)
-        return 1.0
-    sizes, pixel_sizes = set(table[:, 0].tolist()), set(table[:, 1].tolist())
-    if len(pixel_sizes) > 1:
-        logger.info("%s holds several pixel sizes: using 1.0 Å (--Apix sets it).", path)
-        return 1.0
-    size = next(iter(sizes))
-    if len(sizes) > 1:
-        logger.info("%s holds several box sizes: using the first found, %g.", path, size)
-    apix = round(float(pixel_sizes.pop() * size / box_size), 6)
-    if not np.isfinite(apix) or apix <= 0:
-        logger.warning("%s gives no pixel size: using 1.0 Å (--Apix sets it).", path)
-        return 1.0
-    return apix

@@ -21,7 +21,7 @@ BOOT = ROOT / PACKAGE / "boot"
 ORDER = """
     errors
     config, batch, artifacts, devices, runlog, safe_files, so3, termination, threads
-    cache, folder_lock
+    cache, folder_lock, training_inputs
     workdir, pairs, fidelity
     host_models
     decoder, landmarks, clusters

@@ -17,8 +17,8 @@ import yaml
 from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
 from cryodrgn_metric.safe_files.checkpoints import load_checkpoint
 from cryodrgn_metric.safe_files.pickles import load_indices, load_pickle
+from cryodrgn_metric.training_inputs import find_input
 from cryodrgn_metric.workdir import (
-    find_input,
     load_latents,
     open_workdir,
 )
