@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
@@ -21,31 +21,21 @@ from cryodrgn_metric.cache import Stage
 from cryodrgn_metric.clusters import Clusters, cluster_kmeans
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.distance_net import DistanceNet
-from cryodrgn_metric.distances.base import PairwiseDistances
-from cryodrgn_metric.distances.streaming import (
-    calibrate,
-    mask_anisotropy,
-    stream_features,
-    usable_columns,
-)
-from cryodrgn_metric.errors import VolumeError
+from cryodrgn_metric.distances.streaming import stream_features, usable_columns
 from cryodrgn_metric.folder_lock import locked
-from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
+from cryodrgn_metric.measurement import Measured, measure_distances, pick_landmarks
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.report import figures, gallery
 from cryodrgn_metric.run import Run, prepare
 from cryodrgn_metric.runlog import logged, peak_memory_in_bytes
-from cryodrgn_metric.so3.conventions import mirrored
-from cryodrgn_metric.threads import limited_to, one_thread
+from cryodrgn_metric.threads import limited_to
 from cryodrgn_metric.volumes import write_cluster_volumes
 
 __all__ = ["embed"]
 
 logger = logging.getLogger("cryodrgn_metric.pipeline")
 
-MASK_WARNING = 0.10  # of the median Delta
 EPSILON = 0.1  # floor of the weights of Eq. 8 and 9, of the median measured Delta
-MOST_UNUSABLE = 0.05  # of the landmarks; above, the decoder is not to be trusted at all
 
 
 def embed(config: EmbedConfig) -> Path:
@@ -70,8 +60,8 @@ def embed(config: EmbedConfig) -> Path:
         with locked(run.folder.lock):
             log.write_to(run.folder.log)
             _begin(run)
-            landmarks = _choose_landmarks(run)
-            measured = _measure_distances(run, landmarks)
+            landmarks = pick_landmarks(run)
+            measured = measure_distances(run, landmarks)
             net = _learn_distance(run, measured)
             z_metric = _learn_map(run, measured, net)
             clusters = _cluster(run, z_metric, measured)
@@ -82,23 +72,6 @@ def embed(config: EmbedConfig) -> Path:
     return run.folder.path
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The landmarks, Delta among them, and what the medoid's frame needs later."""
-
-    landmarks: Landmarks
-    latents: np.ndarray
-    pairs: PairwiseDistances
-    features: torch.Tensor
-    volume_norms: np.ndarray
-    key: str  # of the stage, for the stages that are made from it
-
-    @property
-    def medoid(self) -> int:
-        """The landmark with the smallest sum of distances to all others."""
-        return int(self.pairs.distances.sum(axis=1).argmin())
-
-
 def _begin(run: Run) -> None:
     """Clear away what a killed run left half-written; metric_embed.yaml marks a finished one."""
     artifacts.remove_drafts(run.folder.path)
@@ -106,158 +79,7 @@ def _begin(run: Run) -> None:
     logger.info("cryodrgn_metric %s: %s", __version__, run.workdir.path)
 
 
-def _choose_landmarks(run: Run) -> Landmarks:
-    """A random test set, and a sketch of the latent space to learn from."""
-    stage = _landmark_stage(run)
-    with run.watch.stage("landmarks"):
-        kept = stage.load(0)
-        if kept is None:
-            landmarks = choose_landmarks(
-                run.workdir.latents, run.config.landmarks, run.config.seed, run.pool
-            )
-            stage.save(0, landmarks.as_table())
-        else:
-            landmarks = Landmarks.from_table(kept)
-    stage.forget_others()
-    return landmarks
-
-
-def _landmark_stage(run: Run) -> Stage:
-    return run.cache.stage(
-        "landmarks",
-        z=run.digests["z"],
-        pool=artifacts.sha256_of_array(run.pool),  # of --ind, and of that of the training
-        count=run.config.landmarks.count,
-        sampling=run.config.landmarks.sampling,
-        seed=run.config.seed,
-    )
-
-
-def _measure_distances(run: Run, landmarks: Landmarks) -> _Measured:
-    """Decode the landmarks and compare all pairs of them."""
-    features, key = _decode(run, landmarks)
-    usable = usable_columns(features)
-    _warn_of_unusable(run, landmarks, usable)
-    landmarks, features = landmarks.only(usable), features[..., torch.from_numpy(usable)]
-    is_train = torch.zeros(len(landmarks), dtype=torch.bool)
-    is_train[landmarks.train] = True
-    stage = run.cache.stage("distances", volumes=key, config=run.config.distances)
-    with run.watch.stage("distances"):
-        found = run.distance.pairwise(features, fit_on=is_train, store=stage)
-    _tell_reuse("distances", "blocks of pairs", stage)
-    pairs = PairwiseDistances(**{name: value.numpy() for name, value in vars(found).items()})
-    norms = features.square().sum(dim=(0, 1)).sqrt().cpu().numpy()
-    latents = run.workdir.latents[landmarks.indices]
-    measured = _Measured(landmarks, latents, pairs, features, norms, stage.key)
-    if not stage.loaded:
-        run.scores["pairs_per_second"] = (
-            len(landmarks) * (len(landmarks) - 1) / 2 / run.watch.seconds["distances"]
-        )
-    _save_distances(run, measured)
-    if run.config.volumes.mask != "sphere":
-        _warn_of_mask(run, measured)
-    return measured
-
-
-def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
-    """The coefficients of every landmark's volume, and the key of the stage."""
-    latents = run.workdir.latents[landmarks.indices]
-    made_from = {
-        "landmarks": _landmark_stage(run).key,
-        "config": run.digests["config"],
-        "weights": run.digests["weights"],
-        "mask": run.digests.get("mask"),
-        "mask_radius": run.config.volumes.mask_radius,
-        "box": run.stream.box,
-        "max_frequency": run.stream.max_frequency,
-        "scale": run.config.distances.scale,
-    }
-    pilot = run.cache.stage("calibration", **made_from)
-    with run.watch.stage("volumes"):
-        calibrate(run.stream, latents[landmarks.train], run.distance, pilot)
-        pilot.forget_others()
-        logger.info("Angular band limit lmax = %d.", run.distance.lmax)
-        stage = run.cache.stage("volumes", **made_from, calibration=run.distance.calibration)
-        features = stream_features(
-            run.stream,
-            latents,
-            run.distance,
-            store=stage,
-            announce=lambda count: _announce(run, count),
-        )
-    _tell_reuse("volumes", "batches", stage)
-    return features, stage.key
-
-
-def _tell_reuse(name: str, pieces: str, stage: Stage) -> None:
-    """Say what was not computed again; drop what belongs to other parameters."""
-    if stage.loaded:
-        total = stage.loaded + stage.saved
-        logger.info("%s: %d of %d %s from an earlier run", name, stage.loaded, total, pieces)
-    stage.forget_others()
-
-
-def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> None:
-    """Volumes that cannot be compared are left out, as long as they are few."""
-    bad = run.workdir.particle_indices[landmarks.indices[~usable]]
-    if not len(bad):
-        return
-    text = (
-        f"{len(bad)} of {len(landmarks)} decoded volumes are constant or hold NaN; particles "
-        f"{', '.join(map(str, bad[:10]))}"
-        f"{', ...' if len(bad) > 10 else ''}."
-    )
-    if len(bad) > MOST_UNUSABLE * len(landmarks):
-        raise VolumeError(
-            f"{text} More than {100 * MOST_UNUSABLE:.0f} % means that the decoder in "
-            f"{run.workdir.weights_path} is not trained, or diverged. Choose another epoch."
-        )
-    logger.warning("%s They are left out.", text)
-
-
-def _announce(run: Run, count: int) -> None:
-    """Say how long decoding will take; without a GPU, say it loudly."""
-    decoder, box = run.stream.decoder, run.stream.box
-    threads = torch.get_num_threads() if decoder.device.type == "cpu" else 1
-    with one_thread():
-        seconds = decoder.estimate_seconds(box, count, run.stream.max_frequency)
-    text = f"Decoding {count} landmarks at {box}^3 will take about {seconds / threads:.0f} s."
-    if decoder.device.type == "cpu":
-        logger.warning("NO GPU IS USED. %s", text)
-    else:
-        logger.info("%s", text)
-
-
-def _save_distances(run: Run, measured: _Measured) -> None:
-    pairs = measured.pairs
-    rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
-    artifacts.save_npz(
-        run.folder.distances,
-        landmark_indices=run.workdir.particle_indices[measured.landmarks.indices],
-        landmark_rows=measured.landmarks.indices,
-        is_test=measured.landmarks.is_test,
-        is_validation=measured.landmarks.is_validation,
-        distances=pairs.distances,
-        raw_distances=pairs.raw_distances,
-        second_peak_gaps=pairs.second_peak_gaps,
-        rotations=rotations,
-        volume_norms=measured.volume_norms,
-    )
-
-
-def _warn_of_mask(run: Run, measured: _Measured) -> None:
-    added = mask_anisotropy(run.stream, measured.latents, measured.pairs.rotations, run.distance)
-    share = added / max(fidelity.median_distance(measured.pairs.distances), 1e-30)
-    logger.info("The mask adds %.1f %% of the median Delta to a pure rotation.", 100 * share)
-    if share > MASK_WARNING:
-        logger.warning(
-            "The mask doesn't turn with the volume: above %.0f %%, distances are no longer blind "
-            "to rotation. Use a rounder mask, or --mask sphere.",
-            100 * MASK_WARNING,
-        )
-
-
-def _learn_distance(run: Run, measured: _Measured) -> DistanceNet:
+def _learn_distance(run: Run, measured: Measured) -> DistanceNet:
     """Eq. 7: h_psi from the training landmarks, stopped by the validation ones."""
     stage = _distance_net_stage(run, measured)
     files = run.folder.model_files("h_psi")
@@ -278,13 +100,13 @@ def _learn_distance(run: Run, measured: _Measured) -> DistanceNet:
     return net
 
 
-def _distance_net_stage(run: Run, measured: _Measured) -> Stage:
+def _distance_net_stage(run: Run, measured: Measured) -> Stage:
     return run.cache.stage(
         "h_psi", distances=measured.key, config=run.config.distance_net, seed=run.config.seed
     )
 
 
-def _learn_map(run: Run, measured: _Measured, net: DistanceNet) -> np.ndarray:
+def _learn_map(run: Run, measured: Measured, net: DistanceNet) -> np.ndarray:
     """Eq. 8 or 9: f_xi from random pairs of all particles; then z' of every particle."""
     metric_map = _fitted_map(run, measured, net)
     run.map_history = metric_map.history_
@@ -297,7 +119,7 @@ def _learn_map(run: Run, measured: _Measured, net: DistanceNet) -> np.ndarray:
     return z_metric
 
 
-def _fitted_map(run: Run, measured: _Measured, net: DistanceNet) -> MetricMap:
+def _fitted_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
     stage = run.cache.stage(
         "f_xi",
         h_psi=_distance_net_stage(run, measured).key,
@@ -326,7 +148,7 @@ def _fitted_map(run: Run, measured: _Measured, net: DistanceNet) -> MetricMap:
     return metric_map
 
 
-def _cluster(run: Run, z_metric: np.ndarray, measured: _Measured) -> Clusters:
+def _cluster(run: Run, z_metric: np.ndarray, measured: Measured) -> Clusters:
     """k-means of z', and the volumes of its representatives in the medoid's frame."""
     with run.watch.stage("clusters"):
         clusters = cluster_kmeans(z_metric, run.config.clusters, run.config.seed)
@@ -344,7 +166,7 @@ def _cluster(run: Run, z_metric: np.ndarray, measured: _Measured) -> Clusters:
     return clusters
 
 
-def _write_representatives(run: Run, clusters: Clusters, measured: _Measured) -> list[Path]:
+def _write_representatives(run: Run, clusters: Clusters, measured: Measured) -> list[Path]:
     """R·V(z) of every cluster's representative, in the frame of the medoid."""
     latents = run.workdir.latents[clusters.centers_ind]
     features = stream_features(run.stream, latents, run.distance, desc="Aligning representatives")
@@ -372,7 +194,7 @@ def _write_representatives(run: Run, clusters: Clusters, measured: _Measured) ->
     return paths
 
 
-def _judge(run: Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray) -> None:
+def _judge(run: Run, measured: Measured, net: DistanceNet, z_metric: np.ndarray) -> None:
     """fidelity.json: every space, and h_psi, on pairs of test landmarks."""
     test = measured.landmarks.test
     truth = measured.pairs.distances[np.ix_(test, test)]
@@ -409,7 +231,7 @@ def _judge(run: Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray
 
 
 def _draw(
-    run: Run, measured: _Measured, net: DistanceNet, z_metric: np.ndarray, clusters: Clusters
+    run: Run, measured: Measured, net: DistanceNet, z_metric: np.ndarray, clusters: Clusters
 ) -> None:
     """All figures of the run, as PNG."""
     with run.watch.stage("figures"):

@@ -31,6 +31,7 @@ ORDER = """
     dimension, paths
     report
     run
+    measurement
     pipeline
     demo < command < script
     plugin

@@ -1,0 +1,221 @@
+"""From landmarks to all their distances: the stages that cost, each kept as it is finished."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cryodrgn_metric import artifacts, fidelity
+from cryodrgn_metric.cache import Stage
+from cryodrgn_metric.distances.base import PairwiseDistances
+from cryodrgn_metric.distances.streaming import (
+    calibrate,
+    mask_anisotropy,
+    stream_features,
+    usable_columns,
+)
+from cryodrgn_metric.errors import VolumeError
+from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
+from cryodrgn_metric.run import Run
+from cryodrgn_metric.so3.conventions import mirrored
+from cryodrgn_metric.threads import one_thread
+
+__all__ = ["Measured", "measure_distances", "pick_landmarks"]
+
+logger = logging.getLogger(__name__)
+
+MASK_WARNING = 0.10  # of the median Delta
+MOST_UNUSABLE = 0.05  # of the landmarks; above, the decoder is not to be trusted at all
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The landmarks, Delta among them, and what the medoid's frame needs later.
+
+    Arguments:
+        landmarks: Those whose volumes can be compared.
+        latents: (L, d).
+        pairs: Distances and rotations, numpy arrays.
+        features: What the distance keeps of each volume; the last axis counts volumes.
+        volume_norms: (L,), in units of Delta.
+        key: Of the stage, for the stages that are made from it.
+    """
+
+    landmarks: Landmarks
+    latents: np.ndarray
+    pairs: PairwiseDistances
+    features: torch.Tensor
+    volume_norms: np.ndarray
+    key: str
+
+    @property
+    def medoid(self) -> int:
+        """The landmark with the smallest sum of distances to all others."""
+        return int(self.pairs.distances.sum(axis=1).argmin())
+
+
+def pick_landmarks(run: Run) -> Landmarks:
+    """Choose a random test set, and a sketch of the latent space to learn from.
+
+    Arguments:
+        run: What all stages share.
+    """
+    stage = _landmark_stage(run)
+    with run.watch.stage("landmarks"):
+        kept = stage.load(0)
+        if kept is None:
+            landmarks = choose_landmarks(
+                run.workdir.latents, run.config.landmarks, run.config.seed, run.pool
+            )
+            stage.save(0, landmarks.as_table())
+        else:
+            landmarks = Landmarks.from_table(kept)
+    stage.forget_others()
+    return landmarks
+
+
+def _landmark_stage(run: Run) -> Stage:
+    return run.cache.stage(
+        "landmarks",
+        z=run.digests["z"],
+        pool=artifacts.sha256_of_array(run.pool),  # of --ind, and of that of the training
+        count=run.config.landmarks.count,
+        sampling=run.config.landmarks.sampling,
+        seed=run.config.seed,
+    )
+
+
+def measure_distances(run: Run, landmarks: Landmarks) -> Measured:
+    """Decode the landmarks, compare all pairs of them, and write distances.npz.
+
+    Arguments:
+        run: What all stages share.
+        landmarks: As from `pick_landmarks`.
+
+    Raises:
+        VolumeError: More than 5 % of the volumes are constant or hold NaN.
+        OutputError: The disk is full.
+    """
+    features, key = _decode(run, landmarks)
+    usable = usable_columns(features)
+    _warn_of_unusable(run, landmarks, usable)
+    landmarks, features = landmarks.only(usable), features[..., torch.from_numpy(usable)]
+    is_train = torch.zeros(len(landmarks), dtype=torch.bool)
+    is_train[landmarks.train] = True
+    stage = run.cache.stage("distances", volumes=key, config=run.config.distances)
+    with run.watch.stage("distances"):
+        found = run.distance.pairwise(features, fit_on=is_train, store=stage)
+    _tell_reuse("distances", "blocks of pairs", stage)
+    pairs = PairwiseDistances(**{name: value.numpy() for name, value in vars(found).items()})
+    norms = features.square().sum(dim=(0, 1)).sqrt().cpu().numpy()
+    latents = run.workdir.latents[landmarks.indices]
+    measured = Measured(landmarks, latents, pairs, features, norms, stage.key)
+    if not stage.loaded:
+        run.scores["pairs_per_second"] = (
+            len(landmarks) * (len(landmarks) - 1) / 2 / run.watch.seconds["distances"]
+        )
+    _save_distances(run, measured)
+    if run.config.volumes.mask != "sphere":
+        _warn_of_mask(run, measured)
+    return measured
+
+
+def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
+    """The coefficients of every landmark's volume, and the key of the stage."""
+    latents = run.workdir.latents[landmarks.indices]
+    made_from = {
+        "landmarks": _landmark_stage(run).key,
+        "config": run.digests["config"],
+        "weights": run.digests["weights"],
+        "mask": run.digests.get("mask"),
+        "mask_radius": run.config.volumes.mask_radius,
+        "box": run.stream.box,
+        "max_frequency": run.stream.max_frequency,
+        "scale": run.config.distances.scale,
+    }
+    pilot = run.cache.stage("calibration", **made_from)
+    with run.watch.stage("volumes"):
+        calibrate(run.stream, latents[landmarks.train], run.distance, pilot)
+        pilot.forget_others()
+        logger.info("Angular band limit lmax = %d.", run.distance.lmax)
+        stage = run.cache.stage("volumes", **made_from, calibration=run.distance.calibration)
+        features = stream_features(
+            run.stream,
+            latents,
+            run.distance,
+            store=stage,
+            announce=lambda count: _announce(run, count),
+        )
+    _tell_reuse("volumes", "batches", stage)
+    return features, stage.key
+
+
+def _tell_reuse(name: str, pieces: str, stage: Stage) -> None:
+    """Say what was not computed again; drop what belongs to other parameters."""
+    if stage.loaded:
+        total = stage.loaded + stage.saved
+        logger.info("%s: %d of %d %s from an earlier run", name, stage.loaded, total, pieces)
+    stage.forget_others()
+
+
+def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> None:
+    """Volumes that cannot be compared are left out, as long as they are few."""
+    bad = run.workdir.particle_indices[landmarks.indices[~usable]]
+    if not len(bad):
+        return
+    text = (
+        f"{len(bad)} of {len(landmarks)} decoded volumes are constant or hold NaN; particles "
+        f"{', '.join(map(str, bad[:10]))}"
+        f"{', ...' if len(bad) > 10 else ''}."
+    )
+    if len(bad) > MOST_UNUSABLE * len(landmarks):
+        raise VolumeError(
+            f"{text} More than {100 * MOST_UNUSABLE:.0f} % means that the decoder in "
+            f"{run.workdir.weights_path} is not trained, or diverged. Choose another epoch."
+        )
+    logger.warning("%s They are left out.", text)
+
+
+def _announce(run: Run, count: int) -> None:
+    """Say how long decoding will take; without a GPU, say it loudly."""
+    decoder, box = run.stream.decoder, run.stream.box
+    threads = torch.get_num_threads() if decoder.device.type == "cpu" else 1
+    with one_thread():
+        seconds = decoder.estimate_seconds(box, count, run.stream.max_frequency)
+    text = f"Decoding {count} landmarks at {box}^3 will take about {seconds / threads:.0f} s."
+    if decoder.device.type == "cpu":
+        logger.warning("NO GPU IS USED. %s", text)
+    else:
+        logger.info("%s", text)
+
+
+def _save_distances(run: Run, measured: Measured) -> None:
+    pairs = measured.pairs
+    rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
+    artifacts.save_npz(
+        run.folder.distances,
+        landmark_indices=run.workdir.particle_indices[measured.landmarks.indices],
+        landmark_rows=measured.landmarks.indices,
+        is_test=measured.landmarks.is_test,
+        is_validation=measured.landmarks.is_validation,
+        distances=pairs.distances,
+        raw_distances=pairs.raw_distances,
+        second_peak_gaps=pairs.second_peak_gaps,
+        rotations=rotations,
+        volume_norms=measured.volume_norms,
+    )
+
+
+def _warn_of_mask(run: Run, measured: Measured) -> None:
+    added = mask_anisotropy(run.stream, measured.latents, measured.pairs.rotations, run.distance)
+    share = added / max(fidelity.median_distance(measured.pairs.distances), 1e-30)
+    logger.info("The mask adds %.1f %% of the median Delta to a pure rotation.", 100 * share)
+    if share > MASK_WARNING:
+        logger.warning(
+            "The mask doesn't turn with the volume: above %.0f %%, distances are no longer blind "
+            "to rotation. Use a rounder mask, or --mask sphere.",
+            100 * MASK_WARNING,
+        )
