@@ -17,7 +17,7 @@ import pickle
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,9 @@ from cryodrgn_metric.errors import ArgumentError, OutputError
 __all__ = [
     "MetricFolder",
     "atomic_path",
-    "keep_only",
     "plain",
     "remove_drafts",
+    "remove_files",
     "remove_other_clusters",
     "require_space",
     "save_columns",
@@ -44,11 +44,15 @@ __all__ = [
     "save_yaml",
     "sha256_of",
     "sha256_of_array",
+    "volumes_in",
 ]
 
 # Readable from Python 3.4 on, like the pickles that cryoDRGN itself writes.
 PICKLE_PROTOCOL = 4
 BYTES_PER_READ = 1 << 20
+
+
+_NAME_ANOTHER = "Name a new folder with -o."
 
 
 def _suffix(epoch: int | None) -> str:
@@ -77,22 +81,51 @@ class MetricFolder:
         """The default folder of a workdir: a sibling of analyze.N and landscape.N."""
         return cls(workdir / f"metric_embed{_suffix(epoch)}", epoch)
 
-    def require_ours(self) -> None:
+    def require_ours(self, workdir: Path) -> None:
         """Refuse a folder in which something of the user's could be lost.
 
+        Arguments:
+            workdir: the workdir that is embedded.
+
         Raises:
-            ArgumentError: It is not empty and was not made by an earlier run.
+            ArgumentError: It is not empty and was not made by an earlier run, it is the workdir or
+                holds it, or a folder in it is a link to elsewhere.
         """
-        ours = any(path.exists() for path in (self.parameters, self.log, self.lock))
-        if (
-            self.path.exists()
-            and not ours
-            and (not self.path.is_dir() or any(self.path.iterdir()))
-        ):
+        real, inner = os.path.realpath(self.path), os.path.realpath(workdir)
+        if os.path.commonpath([real, inner]) == real:
+            raise ArgumentError(f"{self.path} is, or holds, the workdir. {_NAME_ANOTHER}")
+        if os.path.lexists(self.path) and not os.path.isdir(self.path):
+            raise ArgumentError(f"{self.path} is not a folder. {_NAME_ANOTHER}")
+        if not os.path.isdir(self.path):
+            return
+        try:
+            empty = not os.listdir(self.path)
+        except OSError as error:
+            raise ArgumentError(
+                f"{self.path} cannot be read: {error.strerror}. {_NAME_ANOTHER}"
+            ) from error
+        if not empty and not self._is_ours():
             raise ArgumentError(
                 f"{self.path} is not empty and was not made by metric_embed; nothing was written. "
-                "Name a new folder with -o."
+                f"{_NAME_ANOTHER}"
             )
+        inside = (self.cache, self.models, self.figures, self.analysis)
+        for folder in (*inside, *self.analysis.glob("kmeans*")):
+            if folder.is_symlink():
+                raise ArgumentError(
+                    f"{folder} is a link, and nothing is written through it. Remove the link, or "
+                    "name another folder with -o."
+                )
+
+    def _is_ours(self) -> bool:
+        """By the beginning of a file that every run writes, first or last."""
+        marks = {self.lock: b"process ", self.parameters: b"version: "}
+        for path, mark in marks.items():
+            if path.is_file():
+                with path.open("rb") as file:
+                    if file.read(len(mark)) == mark:
+                        return True
+        return False
 
     @property
     def parameters(self) -> Path:
@@ -111,8 +144,8 @@ class MetricFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the run that writes here; names it."""
-        return self.cache / "lock"
+        """Held by the run that writes here; names the last that did."""
+        return self.path / "metric_embed.lock"
 
     @property
     def z_metric(self) -> Path:
@@ -186,12 +219,17 @@ def remove_other_clusters(folder: MetricFolder, count: int) -> None:
         count: the number of clusters of this run.
     """
     for kmeans in folder.analysis.glob("kmeans*"):
-        if kmeans == folder.kmeans(count):
+        if not re.fullmatch(r"kmeans\d+", kmeans.name) or kmeans == folder.kmeans(count):
             continue
-        for pattern in ("labels.pkl", "centers.txt", "centers_ind.txt", "vol_*.mrc"):
-            keep_only(kmeans, [], pattern)
-        if not any(kmeans.iterdir()):  # something of the user's may lie there, too
+        names = ("labels.pkl", "centers.txt", "centers_ind.txt")
+        remove_files([*(kmeans / name for name in names), *volumes_in(kmeans)])
+        if kmeans.is_dir() and not any(kmeans.iterdir()):  # something of the user's may be there
             kmeans.rmdir()
+
+
+def volumes_in(folder: Path) -> list[Path]:
+    """The files of a folder that are named as representatives are: vol_001.mrc, and on."""
+    return [path for path in folder.glob("vol_*.mrc") if re.fullmatch(r"\d{3,}", path.stem[4:])]
 
 
 def _flush(path: Path, flags: int) -> None:
@@ -241,7 +279,7 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(
             f"{target} cannot be written: {error.strerror or error}. Make room, or name another "
-            "folder with -o; what was finished is kept."
+            "folder with -o."
         ) from error
 
 
@@ -269,9 +307,9 @@ def require_space(folder: Path, needed_in_bytes: int) -> None:
     Raises:
         OutputError: there is less space than that.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(p for p in (folder, *folder.absolute().parents) if os.path.exists(p))
     # what an earlier run has written is written already, or replaced
-    written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    written = sum(map(_size_of, folder.rglob("*"))) if os.path.isdir(folder) else 0
     free = shutil.disk_usage(there).free + written
     if free < needed_in_bytes:
         raise OutputError(
@@ -280,16 +318,10 @@ def require_space(folder: Path, needed_in_bytes: int) -> None:
         )
 
 
-def keep_only(folder: Path, names: list[str], pattern: str = "*.png") -> None:
-    """Remove what an earlier run left in one of our own folders and this one did not write.
-
-    Arguments:
-        folder: One of this package's output folders; nothing happens if it is missing.
-        names: The files of this run.
-        pattern: Only files of such names are looked at.
-    """
-    for path in folder.glob(pattern):
-        if path.name not in names:
+def remove_files(paths: Iterable[Path]) -> None:
+    """Remove what an earlier run wrote and this one did not; what is no file is left alone."""
+    for path in paths:
+        if path.is_file():
             path.unlink()
 
 
@@ -360,6 +392,13 @@ def _finite(value: object) -> object:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:  # another run is at work there, and will be named
+        return 0
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

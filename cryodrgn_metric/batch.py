@@ -17,10 +17,10 @@ from pathlib import Path
 
 from cryodrgn_metric import __version__
 from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.termination import EXIT_UNFINISHED
 
 __all__ = ["BatchConfig", "activation", "batch_script"]
 
-EXIT_UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: type the same again
 MARGIN_IN_SECONDS = 120  # between SIGTERM and the limit: what the run has to save a piece
 
 # What may stand in a #SBATCH line. Those aren't read by a shell: sbatch splits them at spaces by
@@ -181,6 +181,8 @@ def _run(config: BatchConfig, command: Sequence[str], at_first: Sequence[str]) -
     more = f'set --; [ "$restarts" -gt 0 ] || set -- {shlex.join(at_first)}\n' if at_first else ""
     words = shlex.join(command) + (' "$@"' if at_first else "")
     return f"""\
+# The environment may have asked bash to end at the first status that isn't 0.
+set +e
 export OMP_NUM_THREADS="${{SLURM_CPUS_PER_TASK:-{config.cpus}}}"
 {more}{words} &
 run=$!
@@ -195,8 +197,8 @@ WAITING = """\
 while kill -0 "$run" 2>/dev/null; do sleep 1; done
 # From here on SIGTERM has nothing to say; requeueing sends one, too.
 trap '' TERM
-wait "$run"
-status=$?"""
+status=0
+wait "$run" || status=$?"""
 
 
 def _ending(config: BatchConfig) -> str:

@@ -2,9 +2,9 @@
 
 A finished piece of work (the coefficients of eight volumes, a block of distances) is one .npy file
 whose name ends in a digest of the piece's *key* and of the file's bytes. The key is a digest of
-everything the piece was made from: inputs, parameters, the key of the stage before, and the source
-of this package. A file is believed only if its name fits, so a stale, damaged, renamed or foreign
-one is never used: the piece is made again.
+everything the piece was made from: inputs, parameters, the key of the stage before, the source of
+this package and the versions of those it relies on. A file is believed only if its name fits, so a
+stale, damaged, renamed or foreign one is never used: the piece is made again.
 """
 
 from __future__ import annotations
@@ -13,21 +13,26 @@ import hashlib
 import io
 import json
 import logging
+import re
 from collections.abc import Iterable
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from cryodrgn_metric import __version__
-from cryodrgn_metric.artifacts import atomic_path, keep_only, plain, sha256_of
+from cryodrgn_metric.artifacts import atomic_path, plain, sha256_of
+from cryodrgn_metric.termination import raise_if_terminated
 
 __all__ = ["NO_CACHE", "PieceStore", "Stage", "StageCache"]
 
 logger = logging.getLogger(__name__)
 
 DIGITS = 32  # of a digest in a file's name: 128 bits
+LIBRARIES = ("cryodrgn", "finufft", "numpy", "scikit-learn", "scipy", "torch")
+_PIECE = re.compile(rf"(\d{{5,}}|files)-[0-9a-f]{{{DIGITS}}}\.(npy|json)")
 
 
 class PieceStore(Protocol):
@@ -56,7 +61,6 @@ class StageCache:
 
     Arguments:
         folder: `metric_embed.N/cache`; nothing is created by asking.
-        restart: Believe nothing that is there.
 
     Example:
         >>> import tempfile
@@ -68,9 +72,8 @@ class StageCache:
         True
     """
 
-    def __init__(self, folder: Path, restart: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._restart = restart
 
     def stage(self, name: str, **made_from: object) -> Stage:
         """One stage, with everything its result depends on.
@@ -80,11 +83,16 @@ class StageCache:
             made_from: Parameters, digests of inputs, and keys of earlier stages, as values that
                 `artifacts.plain` knows.
         """
-        ours = {"version": __version__, "source": _digest_of_this_package()}
-        parts = {"stage": name, **ours, **made_from}
+        raise_if_terminated()
+        parts = {"stage": name, "made by": _makers(), **made_from}
         text = json.dumps(plain(parts), sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
-        return Stage(self._folder / name, key, self._restart)
+        return Stage(self._folder / name, key)
+
+    def clear(self) -> None:
+        """Forget all pieces of all stages (--restart)."""
+        for path in self._folder.glob("*/*"):
+            _remove_piece(path)
 
 
 class Stage:
@@ -93,19 +101,18 @@ class Stage:
     Arguments:
         folder: Where the pieces lie.
         key: Digest of everything they were made from; later stages are made from it.
-        restart: Load nothing that this object has not saved itself.
 
     Attributes:
         loaded, saved: How many pieces were found, and how many were added.
     """
 
-    def __init__(self, folder: Path, key: str, restart: bool = False) -> None:
+    def __init__(self, folder: Path, key: str) -> None:
         self.key = key
         self.loaded = 0
         self.saved = 0
         self._folder = folder
-        self._restart = restart
-        self._names: list[str] = []
+        self._names: set[str] = set()
+        self._there: dict[str, list[Path]] | None = None  # by stem; listed once: folders are slow
 
     def load(self, number: int) -> np.ndarray | None:
         """A piece that was saved under this key, or None."""
@@ -122,6 +129,7 @@ class Stage:
         Raises:
             OutputError: It cannot be written.
         """
+        raise_if_terminated()
         buffer = io.BytesIO()
         np.save(buffer, piece, allow_pickle=False)
         self._write(f"{number:05d}", ".npy", buffer.getvalue())
@@ -138,27 +146,35 @@ class Stage:
 
     def forget_others(self) -> None:
         """Remove what this run neither loaded nor saved: pieces of other parameters."""
-        keep_only(self._folder, self._names, "*")
+        for path in self._folder.glob("*"):
+            if path.name not in self._names:
+                _remove_piece(path)
 
     def _read(self, stem: str, suffix: str) -> bytes | None:
-        if self._restart:
-            return None
-        for path in sorted(self._folder.glob(f"{stem}-*{suffix}")):
+        for path in self._listed().get(stem, []):
             try:
                 data = path.read_bytes()
             except OSError as error:
                 logger.warning("%s cannot be read (%s): making it again.", path, error.strerror)
                 continue
             if path.name == self._name(stem, suffix, data):
-                self._names.append(path.name)
+                self._names.add(path.name)
                 return data
         return None
+
+    def _listed(self) -> dict[str, list[Path]]:
+        if self._there is None:
+            self._there = {}
+            for path in sorted(self._folder.glob("*-*")):
+                self._there.setdefault(path.name.partition("-")[0], []).append(path)
+        return self._there
 
     def _write(self, stem: str, suffix: str, data: bytes) -> None:
         name = self._name(stem, suffix, data)
         with atomic_path(self._folder / name) as draft:
             draft.write_bytes(data)
-        self._names.append(name)
+        self._names.add(name)
+        self._listed().setdefault(stem, []).append(self._folder / name)
 
     def _name(self, stem: str, suffix: str, data: bytes) -> str:
         digest = hashlib.sha256(f"{self.key} {stem}{suffix} ".encode() + data).hexdigest()
@@ -167,6 +183,18 @@ class Stage:
 
 def _digests(files: Iterable[Path]) -> dict[str, str]:
     return {path.name: sha256_of(path) if path.is_file() else "" for path in files}
+
+
+def _remove_piece(path: Path) -> None:
+    """Only what is named as a piece: the folder is ours, but who knows what else lies there."""
+    if _PIECE.fullmatch(path.name) and path.is_file():
+        path.unlink()
+
+
+def _makers() -> dict[str, str]:
+    """This package, and those whose classes and numbers it relies on."""
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return {"version": __version__, "source": _digest_of_this_package(), **versions}
 
 
 @lru_cache(maxsize=1)

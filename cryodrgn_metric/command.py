@@ -30,7 +30,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cryodrgn_metric.batch import EXIT_UNFINISHED
 from cryodrgn_metric.config import (
     LOSSES,
     SAMPLINGS,
@@ -42,13 +41,16 @@ from cryodrgn_metric.config import (
     MetricMapConfig,
     VolumeConfig,
 )
-from cryodrgn_metric.errors import MetricError
+from cryodrgn_metric.errors import MetricError, OutputError
 
 # `cryodrgn` imports this module whatever its user typed: torch, numpy and everything above them
 # are imported by the functions that need them.
 
 __all__ = ["add_args", "embed_config", "exit_statuses", "main"]
 
+TO_GO_ON = "what was finished is saved: type the same again, without --restart, to go on"
+
+MOST_THREADS = 4096
 EXIT_REFUSED = 2  # as argparse's own
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
@@ -74,8 +76,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restart",
         action="store_true",
-        help="Compute everything again, also what an interrupted run in the same directory has\n"
-        "finished (default: go on from there)",
+        help="Forget what earlier runs in the same directory have finished, and compute it\n"
+        "again (default: go on from there)",
     )
     parser.add_argument("--skip-umap", action="store_true", help="Skip running UMAP")
     parser.add_argument(
@@ -90,7 +92,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         help="Torch device, or the number of a CUDA device (default: CUDA where there is one)",
     )
     parser.add_argument(
-        "--threads", type=_positive, help="CPU threads to use (default: torch's choice)"
+        "--threads", type=_thread_count, help="CPU threads to use (default: torch's choice)"
     )
     _add_landmark_args(parser.add_argument_group("Landmarks, the particles that are decoded"))
     _add_embedding_args(parser.add_argument_group("Distance and embedding"))
@@ -204,10 +206,10 @@ def _device(text: str) -> str:
     return f"cuda:{text}" if text.isdecimal() else text  # a number, as `cryodrgn analyze` takes
 
 
-def _positive(text: str) -> int:
+def _thread_count(text: str) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1; got {number}")
+    if not 1 <= number <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_THREADS}; got {number}")
     return number
 
 
@@ -243,7 +245,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
 
 def main(args: argparse.Namespace) -> None:
     """Run `cryodrgn metric_embed`; a refusal is exit status 2, SIGTERM 75, each one message."""
-    with exit_statuses():
+    with exit_statuses(TO_GO_ON):
         config = embed_config(args)
         from cryodrgn_metric.pipeline import embed
 
@@ -251,24 +253,30 @@ def main(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def exit_statuses() -> Iterator[None]:
-    from cryodrgn_metric.termination import Terminated, terminable
+def exit_statuses(to_go_on: str = "") -> Iterator[None]:
+    """Turn what ends a command into one message and an exit status.
 
+    A refusal is status 2, Ctrl-C 130, SIGTERM 75 (`EXIT_UNFINISHED`).
+
+    Arguments:
+        to_go_on: What to say where the command was stopped, if it can go on.
+    """
+    from cryodrgn_metric.termination import EXIT_UNFINISHED, Terminated, terminable
+
+    hint = f"; {to_go_on}" if to_go_on else ""
     try:
         with terminable():
             yield
     except MetricError as error:
-        print(f"cryodrgn_metric: error: {error}", file=sys.stderr)
+        more = f" Then {to_go_on}." if to_go_on and isinstance(error, OutputError) else ""
+        print(f"cryodrgn_metric: error: {error}{more}", file=sys.stderr)
         raise SystemExit(EXIT_REFUSED) from None
     except KeyboardInterrupt:
-        print(f"cryodrgn_metric: interrupted; {TO_GO_ON}", file=sys.stderr)
+        print(f"cryodrgn_metric: interrupted{hint}", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except Terminated:
-        print(f"cryodrgn_metric: stopped by SIGTERM; {TO_GO_ON}", file=sys.stderr)
+        print(f"cryodrgn_metric: stopped by SIGTERM{hint}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         # not SystemExit: Python would wait for threads, and a time limit doesn't
         os._exit(EXIT_UNFINISHED)
-
-
-TO_GO_ON = "what was finished is saved: type the same again to go on"

@@ -39,7 +39,7 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises:
         FolderBusyError: Another run holds it; the message says which.
-        OutputError: The file cannot be made.
+        OutputError: The file cannot be made, or was removed while it was held.
 
     Example:
         >>> import tempfile
@@ -52,10 +52,26 @@ def locked(path: Path) -> Iterator[None]:
     descriptor = _open(path)
     try:
         _take(descriptor, path)
+        while not _is_there(descriptor, path):  # it was removed while we opened it
+            os.close(descriptor)
+            descriptor = _open(path)
+            _take(descriptor, path)
         _sign(descriptor, path)
         yield
+        if not _is_there(descriptor, path):
+            raise OutputError(
+                f"{path.parent} was removed or replaced while the run wrote there: what is there "
+                "is not complete. Type the same again."
+            )
     finally:
         os.close(descriptor)
+
+
+def _is_there(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def _open(path: Path) -> int:
@@ -64,7 +80,7 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise OutputError(
-            f"{path.parent.parent} cannot be written to: {error.strerror}. "
+            f"{path.parent} cannot be written to: {error.strerror}. "
             "Name a folder of your own with -o."
         ) from error
 
@@ -77,7 +93,7 @@ def _take(descriptor: int, path: Path) -> None:
     except BlockingIOError:
         holder = os.pread(descriptor, MOST_SHOWN, 0).decode(errors="replace").strip()
         raise FolderBusyError(
-            f"{path.parent.parent} is being written by another run: {holder or 'unknown'}. "
+            f"{path.parent} is being written by another run: {holder or 'unknown'}. "
             "Wait for it, stop it, or name another folder with -o."
         ) from None
     except OSError as error:
@@ -85,7 +101,7 @@ def _take(descriptor: int, path: Path) -> None:
             raise OutputError(f"{path} cannot be locked: {error.strerror}.") from error
         logger.warning(
             "%s is on a file system without locks: make sure that no other run writes there.",
-            path.parent.parent,
+            path.parent,
         )
 
 

@@ -70,8 +70,15 @@ class Landmarks:
         return len(self.indices)
 
     def only(self, chosen: BoolArray) -> Landmarks:
-        """Some of them, in their roles. :math:`(L,)`"""
-        return Landmarks(self.indices[chosen], self.is_test[chosen], self.is_validation[chosen])
+        """Some of them, in their roles; one that trained stops training if no other is left.
+
+        Arguments:
+            chosen: Which. :math:`(L,)`
+        """
+        is_test, is_validation = self.is_test[chosen], self.is_validation[chosen]
+        if self.is_validation.any() and not is_validation.any():
+            is_validation[np.flatnonzero(~is_test)[-1:]] = True
+        return Landmarks(self.indices[chosen], is_test, is_validation)
 
     def as_table(self) -> IntArray:
         """The three arrays as rows of integers, for `from_table`. :math:`(3, L)`"""

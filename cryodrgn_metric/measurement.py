@@ -108,7 +108,7 @@ def measure_distances(run: Run, landmarks: Landmarks) -> Measured:
     stage = run.cache.stage("distances", volumes=key, config=run.config.distances)
     with run.watch.stage("distances"):
         found = run.distance.pairwise(features, fit_on=is_train, store=stage)
-    _tell_reuse("distances", "blocks of pairs", stage)
+    _tell_reuse(run, "distances", "blocks of pairs", stage)
     pairs = PairwiseDistances(**{name: value.numpy() for name, value in vars(found).items()})
     norms = features.square().sum(dim=(0, 1)).sqrt().cpu().numpy()
     latents = run.workdir.latents[landmarks.indices]
@@ -149,13 +149,14 @@ def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
             store=stage,
             announce=lambda count: _announce(run, count),
         )
-    _tell_reuse("volumes", "batches", stage)
+    _tell_reuse(run, "volumes", "batches", stage)
     return features, stage.key
 
 
-def _tell_reuse(name: str, pieces: str, stage: Stage) -> None:
+def _tell_reuse(run: Run, name: str, pieces: str, stage: Stage) -> None:
     """Say what was not computed again; drop what belongs to other parameters."""
     if stage.loaded:
+        run.reused.append(name)
         total = stage.loaded + stage.saved
         logger.info("%s: %d of %d %s from an earlier run", name, stage.loaded, total, pieces)
     stage.forget_others()
@@ -176,6 +177,8 @@ def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> Non
             f"{text} More than {100 * MOST_UNUSABLE:.0f} % means that the decoder in "
             f"{run.workdir.weights_path} is not trained, or diverged. Choose another epoch."
         )
+    if run.config.metric_map.dimension > len(landmarks) - len(bad) - 1:
+        raise VolumeError(f"{text} Too few are left for --dim {run.config.metric_map.dimension}.")
     logger.warning("%s They are left out.", text)
 
 

@@ -75,7 +75,9 @@ def embed(config: EmbedConfig) -> Path:
 def _begin(run: Run) -> None:
     """Clear away what a killed run left half-written; metric_embed.yaml marks a finished one."""
     artifacts.remove_drafts(run.folder.path)
-    run.folder.parameters.unlink(missing_ok=True)
+    artifacts.remove_files([run.folder.parameters])
+    if run.config.restart:
+        run.cache.clear()
     logger.info("cryodrgn_metric %s: %s", __version__, run.workdir.path)
 
 
@@ -85,6 +87,7 @@ def _learn_distance(run: Run, measured: Measured) -> DistanceNet:
     files = run.folder.model_files("h_psi")
     if stage.is_sealed(files):
         logger.info("h_psi: from an earlier run")
+        run.reused.append("h_psi")
         return DistanceNet.load(run.folder.models, run.device)
     net = DistanceNet(**asdict(run.config.distance_net), seed=run.config.seed, device=run.device)
     with run.watch.stage("h_psi"):
@@ -122,13 +125,16 @@ def _learn_map(run: Run, measured: Measured, net: DistanceNet) -> np.ndarray:
 def _fitted_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
     stage = run.cache.stage(
         "f_xi",
-        h_psi=_distance_net_stage(run, measured).key,
+        made_from=_distance_net_stage(run, measured).key,
+        # and what came of it: on another device, other weights
+        h_psi=[artifacts.sha256_of(path) for path in run.folder.model_files("h_psi")],
         config=run.config.metric_map,
         epsilon=EPSILON,
     )
     files = run.folder.model_files("f_xi")
     if stage.is_sealed(files):
         logger.info("f_xi: from an earlier run")
+        run.reused.append("f_xi")
         return MetricMap.load(run.folder.models, run.device)
     rows = measured.landmarks.train
     typical = fidelity.median_distance(measured.pairs.distances[np.ix_(rows, rows)])
@@ -161,7 +167,8 @@ def _cluster(run: Run, z_metric: np.ndarray, measured: Measured) -> Clusters:
     if not run.config.clusters.skip_volumes:
         with run.watch.stage("representative volumes"):
             written = _write_representatives(run, clusters, measured)
-    artifacts.keep_only(run.folder.kmeans(count), [path.name for path in written], "vol_*.mrc")
+    stale = set(artifacts.volumes_in(run.folder.kmeans(count))) - set(written)
+    artifacts.remove_files(stale)
     artifacts.remove_other_clusters(run.folder, count)
     return clusters
 
@@ -250,7 +257,8 @@ def _draw(
         )
         for name, figure in drawn.items():
             figures.save_figure(run.folder.figure(name), figure)
-        artifacts.keep_only(run.folder.figures, [f"{name}.png" for name in drawn])
+        stale = set(gallery.FIGURES) - set(drawn)
+        artifacts.remove_files(run.folder.figure(name) for name in stale)
 
 
 def _record(run: Run) -> None:
@@ -274,6 +282,7 @@ def _record(run: Run) -> None:
             "lmax": run.distance.lmax,
             "device": run.device,
             "threads": torch.get_num_threads(),
+            "reused_from_an_earlier_run": run.reused,
             "versions": {
                 "python": platform.python_version(),
                 "cryodrgn": metadata.version("cryodrgn"),

@@ -57,6 +57,7 @@ class Run:
     watch: Stopwatch = field(default_factory=Stopwatch)
     map_history: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)  # stages that an earlier run has made
 
     @property
     def device(self) -> str:
@@ -92,7 +93,9 @@ def prepare(config: EmbedConfig) -> Run:
     workdir = open_workdir(config.workdir, config.epoch)
     _require_spread(workdir)
     folder = MetricFolder(Path(config.outdir or workdir.outdir), workdir.epoch)
-    folder.require_ours()
+    inputs = _input_files(config, workdir)
+    digests = {name: _digest_of(path) for name, path in inputs.items()}
+    folder.require_ours(workdir.path)
     pool = _candidates(config, workdir)
     require_space(folder.path, _needed_space_in_bytes(config, workdir, len(pool)))
     stream = _volume_stream(config, workdir)
@@ -106,9 +109,12 @@ def prepare(config: EmbedConfig) -> Run:
         device=stream.decoder.device,
         progress=True,
     )
-    inputs = _input_files(config, workdir)
-    digests = {name: sha256_of(path) for name, path in inputs.items()}
-    cache = StageCache(folder.cache, config.restart)
+    if digests != {name: _digest_of(path) for name, path in inputs.items()}:
+        raise WorkdirError(
+            f"A file of {workdir.path} has changed while it was read. Is it still being trained? "
+            "Type the same again when that has ended."
+        )
+    cache = StageCache(folder.cache)
     return Run(config, workdir, folder, cache, inputs, digests, pool, stream, distance)
 
 
@@ -188,6 +194,13 @@ def _input_files(config: EmbedConfig, workdir: Workdir) -> dict[str, Path]:
     if config.landmarks.candidates_file is not None:
         found["ind"] = Path(config.landmarks.candidates_file)
     return found
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError:  # whoever reads it says what is wrong
+        return ""
 
 
 def _needed_space_in_bytes(config: EmbedConfig, workdir: Workdir, candidates: int) -> int:

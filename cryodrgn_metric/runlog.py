@@ -58,6 +58,14 @@ class _LogFile(logging.FileHandler):
     _reported = False
 
 
+class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
+    """A terminal that may be closed, as by `| head`: the run and its file go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+
+
 class RunLog:
     """The package's log, on the terminal at once and in a file as soon as there is one.
 
@@ -66,7 +74,7 @@ class RunLog:
 
     def __init__(self) -> None:
         style = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
-        self._terminal = logging.StreamHandler(sys.stdout)
+        self._terminal = _Terminal(sys.stdout)
         self._file = MemoryHandler(capacity=1 << 20, flushLevel=logging.CRITICAL + 1)
         self._style = style
         self._terminal.setFormatter(style)

@@ -72,6 +72,8 @@ def _add_transform_args(parser: argparse.ArgumentParser) -> None:
 def _transform(args: argparse.Namespace) -> None:
     with command.exit_statuses():
         outfile = args.outfile or os.path.splitext(args.zfile)[0] + "_metric.pkl"
+        if args.outfile is None and os.path.lexists(outfile):
+            raise ArgumentError(f"{outfile} exists. Type -o {outfile} to replace it.")
         if os.path.realpath(outfile) == os.path.realpath(args.zfile):
             raise ArgumentError(f"-o {outfile} is the input itself; name another file.")
         from cryodrgn_metric.artifacts import save_pickle
@@ -96,7 +98,7 @@ $ cryodrgn_metric sbatch my_workdir --epoch 49 --partition gpu > job.sh
 # When the training job 1234 has ended well
 $ cryodrgn_metric sbatch my_workdir --epoch 49 --after 1234 | sbatch
 
-# All options of metric_embed are accepted; they are checked now, not when the job starts
+# All options of metric_embed are accepted; their values are checked now
 $ cryodrgn_metric sbatch my_workdir --epoch 49 --dim 4 --env "module load cryodrgn" | sbatch
 
 """

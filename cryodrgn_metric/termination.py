@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Terminated", "terminable"]
+__all__ = ["EXIT_UNFINISHED", "Terminated", "raise_if_terminated", "terminable"]
+
+EXIT_UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: type the same again
+
+_came = threading.Event()
 
 
 class Terminated(BaseException):
@@ -31,13 +35,27 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _came.clear()
     before = signal.signal(signal.SIGTERM, _raise_once)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _came.clear()
+
+
+def raise_if_terminated() -> None:
+    """Raise `Terminated` if SIGTERM has come within `terminable`.
+
+    Python swallows what is raised within `__del__` and callbacks: where the signal hit there, this
+    call, between two pieces of work, is what ends the run.
+    """
+    if _came.is_set():
+        raise Terminated("SIGTERM")
 
 
 def _raise_once(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the clean-up must not be interrupted
+    if _came.is_set():  # the clean-up must not be interrupted
+        return
+    _came.set()
     raise Terminated("SIGTERM")

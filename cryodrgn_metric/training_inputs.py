@@ -104,7 +104,7 @@ def require_row_count(config: dict[str, Any], folder: Path, z_path: Path, count:
     for name in ("poses", "ctf"):
         written = config["dataset_args"].get(name)
         path = find_input(written, folder) if isinstance(written, str) and written else None
-        rows = None if path is None else _row_count(load_pickle(path))
+        rows = None if path is None else _row_count(path)
         if rows in (None, count):
             continue
         text = f"{z_path} holds {count} particles, but {path} {rows}"
@@ -122,10 +122,22 @@ def _is_tilt(config: dict[str, Any]) -> bool:
     return bool(config["model_args"].get("encode_mode") == "tilt")
 
 
-def _row_count(table: object) -> int | None:
+def _row_count(path: Path) -> int | None:
     """Rows of ctf.pkl, an array, or of poses.pkl, rotations and perhaps translations."""
+    table = _read_unless_damaged(path)
     first = table[0] if isinstance(table, tuple) and table else table
     return len(first) if isinstance(first, np.ndarray) and first.ndim else None
+
+
+def _read_unless_damaged(path: Path) -> object:
+    """What a file holds that is of use, but not needed; None if it cannot be read."""
+    try:
+        return load_pickle(path)
+    except UnsafeFileError:
+        raise
+    except WorkdirError as error:
+        logger.warning("%s", error)
+        return None
 
 
 # -- pixel size
@@ -142,10 +154,10 @@ def apix_in_angstroms(config: dict[str, Any], config_path: Path, box_size: int) 
         box_size: voxels along a side of V(z).
 
     Returns:
-        the size in Å of a voxel of V(z); 1.0 where the file is missing or names several.
+        the size in Å of a voxel of V(z); 1.0 where the file is missing, damaged, or names several.
 
     Raises:
-        WorkdirError: the file is damaged.
+        WorkdirError: config.yaml holds something else than a path.
         UnsafeFileError: the file would execute code.
     """
     written = config["dataset_args"].get("ctf")
@@ -164,7 +176,7 @@ def apix_in_angstroms(config: dict[str, Any], config_path: Path, box_size: int) 
             written,
         )
         return 1.0
-    return _apix_from_ctf(load_pickle(path), path, box_size)
+    return _apix_from_ctf(_read_unless_damaged(path), path, box_size)
 
 
 def _apix_from_ctf(ctf: object, path: Path, box_size: int) -> float:

@@ -6,6 +6,7 @@ All files are read by `safe_files/`; those that config.yaml names, in `training_
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,14 +143,14 @@ def open_workdir(path: str | Path, epoch: int = -1) -> Workdir:
 
 
 def _config_path(folder: Path) -> Path:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # a name too long for the system is no folder, either
         raise WorkdirError(f"Expected a cryoDRGN workdir, but {folder} is not a folder.")
     config_path = folder / "config.yaml"
-    if config_path.is_file():
+    if os.path.isfile(config_path):
         return config_path
     hint = (
         "it holds config.pkl of an old cryoDRGN; write that as config.yaml first"
-        if (folder / "config.pkl").exists()
+        if os.path.exists(folder / "config.pkl")
         else "give the folder that `cryodrgn train_vae -o` wrote"
     )
     raise WorkdirError(f"{folder} is not a cryoDRGN workdir: it has no config.yaml; {hint}.")
@@ -257,7 +258,10 @@ def _choose_epoch(folder: Path, epoch: int) -> tuple[int | None, Path, Path]:
 
 
 def _epochs(folder: Path) -> list[int]:
-    names = {path.name for path in folder.iterdir()}
+    try:
+        names = set(os.listdir(folder))
+    except OSError as error:
+        raise WorkdirError(f"{folder} cannot be read: {error.strerror}.") from error
     found = (re.fullmatch(r"z\.(\d+)\.pkl", name) for name in names)
     numbers = {int(match.group(1)) for match in found if match}
     return sorted(n for n in numbers if {f"z.{n}.pkl", f"weights.{n}.pkl"} <= names)

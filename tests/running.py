@@ -50,6 +50,6 @@ def options_of(workdir, *options):
 
 def run(workdir, *options, small=SMALL):
     """`cryodrgn metric_embed WORKDIR OPTIONS`; the workdir must come out as it went in."""
-    watched = unchanged(workdir) if Path(workdir).is_dir() else contextlib.nullcontext()
+    watched = unchanged(workdir) if os.path.isdir(workdir) else contextlib.nullcontext()
     with watched, quiet():
         command.main(options_of(workdir, *small, *options))

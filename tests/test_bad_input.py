@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import BOX, PARTICLES
-from running import run
+from running import run, unchanged
 
 from cryodrgn_metric import align, pairwise_distances
 from cryodrgn_metric.errors import VolumeError
@@ -299,6 +299,51 @@ def test_output_below_a_file(vae_workdir, tmp_path, capsys):
     assert "cannot be written" in said and "-o" in said and "Decoding" not in said
 
 
+@pytest.mark.parametrize("where", [".", "..", "../link"])
+def test_the_workdir_or_what_holds_it_is_no_output_folder(copied, capsys, where):
+    """Not even with a file in it that looks like ours; nothing in it may change."""
+    (copied / "metric_embed.log").write_text("")
+    (copied / "metric_embed.lock").write_text("process 1 on a host, since then\n")
+    (copied.parent / "link").symlink_to(copied)
+    with pytest.raises(SystemExit) as stopped:
+        run(copied, "-o", copied / where)
+    assert stopped.value.code == 2
+    assert "is, or holds, the workdir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "inside", ["analyze.2", "analyze.2/kmeans4", "figures", "models", "cache"]
+)
+def test_nothing_is_written_through_a_link_in_our_folder(copied, capsys, inside):
+    """Where the user has linked a folder of ours to one of hers, hers stays as it is."""
+    hers, ours = copied / "analyze.2" / "kmeans4", copied / "metric_embed.2"
+    hers.mkdir(parents=True)
+    (hers / "labels.pkl").write_bytes(b"hers")
+    (ours / inside).parent.mkdir(parents=True)
+    (ours / "metric_embed.lock").write_text("process 1 on a host, since then\n")
+    (ours / inside).symlink_to(hers)
+    with pytest.raises(SystemExit) as stopped:
+        run(copied)
+    assert stopped.value.code == 2
+    assert "nothing is written through it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["WORKDIR", "-o", "--ind", "--mask"])
+def test_names_that_are_too_long(copied, tmp_path, capsys, option):
+    name = tmp_path / ("x" * 300)
+    arguments = [name] if option == "WORKDIR" else [copied, option, name]
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+    assert "x" * 300 in capsys.readouterr().err
+
+
+def test_too_many_threads(vae_workdir, capsys):
+    with pytest.raises(SystemExit):
+        run(vae_workdir, "--threads", 99_999_999_999)
+    assert "must be from 1 to" in capsys.readouterr().err
+
+
 SCRIPT = """
 import sys, warnings
 warnings.simplefilter("ignore")
@@ -323,13 +368,14 @@ def in_small_disk(folder, size, mode, before, *arguments):
         "FOLDER": str(folder),
     }
     alone = ["unshare", "--map-root-user", "--mount", "sh", "-c", shell, "sh"]
-    return subprocess.run(
-        [*alone, sys.executable, "-c", SCRIPT, *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    with unchanged(arguments[1]):
+        return subprocess.run(
+            [*alone, sys.executable, "-c", SCRIPT, *map(str, arguments)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
 
 EMBED = ("--landmarks", "30", "--ksample", "3", "--skip-umap", "--threads", "1")
@@ -397,15 +443,26 @@ def test_odd_names_are_only_names(vae_workdir, tmp_path, monkeypatch, name):
     assert os.listdir(tmp_path) == [name]
 
 
+STARTERS = (
+    r"\b(os\.(system|popen|exec\w*|spawn\w*|posix_spawn\w*|fork\w*)|subprocess|pty)\b|shell=True"
+)
+
+
+def starts_a_program(source):
+    """Calls and imports by which Python source could start a program, or a shell."""
+    kinds = (ast.Call, ast.Import, ast.ImportFrom)
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    return [text for node in nodes if re.search(STARTERS, text := ast.unparse(node))]
+
+
+@pytest.mark.parametrize(
+    "source", ["os.system('x')", "import subprocess", "run('x', shell=True)", "os.execvp('a', b)"]
+)
+def test_programs_that_are_started_would_be_seen(source):
+    assert starts_a_program(source)
+
+
 def test_no_shell_string_is_ever_built():
     """Nothing in the package starts a shell, or a program at all."""
-    starters = {"os.system", "os.popen", "subprocess", "pty", "shell=True", "os.exec", "os.spawn"}
     for path in (ROOT / "cryodrgn_metric").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            text = (
-                ast.unparse(node)
-                if isinstance(node, (ast.Call, ast.Import, ast.ImportFrom))
-                else ""
-            )
-            found = [word for word in starters if re.search(rf"\\b{re.escape(word)}", text)]
-            assert not found, f"{path.name}:{node.lineno} {text}"
+        assert not starts_a_program(path.read_text()), path

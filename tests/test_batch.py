@@ -360,6 +360,12 @@ class TestEndings:
         assert (status, node.requests) == (75, REQUEUED)
         assert "SLURM_RESTART_COUNT=2\n" in said and "requeued, to go on" in said
 
+    def test_an_environment_that_ends_at_errors_doesnt_end_the_script(self, node):
+        node.stand_in("run", "exit 75")
+        text = batch_script(BatchConfig(environment="set -euo pipefail"), ["run"])
+        status, said = node.run(text)
+        assert (status, node.requests) == (75, REQUEUED), said
+
     @pytest.mark.parametrize("times", [1, 3])
     def test_sigterm_is_passed_on_and_waited_for(self, node, tmp_path, times):
         node.stand_in("run", SAVING.replace("STATUS", "75"), sys.executable)

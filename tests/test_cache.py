@@ -13,8 +13,8 @@ PIECE = np.arange(12, dtype=np.float32).reshape(3, 4)
 def stages(tmp_path):
     """Makes stages of one folder, as one run after another would."""
 
-    def _stage(name="volumes", restart=False, **made_from):
-        return StageCache(tmp_path / "cache", restart).stage(name, **({"box": 64} | made_from))
+    def _stage(name="volumes", **made_from):
+        return StageCache(tmp_path / "cache").stage(name, **({"box": 64} | made_from))
 
     return _stage
 
@@ -55,14 +55,20 @@ def test_our_version_and_source_are_in_the_key(stages, monkeypatch):
     assert stages().load(0) is None
 
 
-def test_restart_believes_nothing_and_replaces(stages, tmp_path):
+def test_versions_of_the_libraries_are_in_the_key(stages, monkeypatch):
     stages().save(0, PIECE)
-    fresh = stages(restart=True)
-    assert fresh.load(0) is None and fresh.is_sealed([]) is False
-    fresh.save(0, 2 * PIECE)
-    fresh.forget_others()
-    np.testing.assert_array_equal(stages().load(0), 2 * PIECE)
-    assert len(files(tmp_path)) == 1
+    monkeypatch.setattr(cache.metadata, "version", lambda name: "0.0")
+    assert stages().load(0) is None
+
+
+def test_clearing_forgets_all_stages_and_nothing_else(stages, tmp_path):
+    for name in ("volumes", "distances"):
+        stages(name=name).save(0, PIECE)
+    (tmp_path / "cache" / "volumes" / "notes.txt").write_text("the user's")
+    (tmp_path / "cache" / "volumes" / "folder").mkdir()
+    StageCache(tmp_path / "cache").clear()
+    assert [path.name for path in files(tmp_path)] == ["notes.txt"]
+    assert stages().load(0) is None
 
 
 @pytest.mark.parametrize("position", [0, 5, 9, 40, 127, 128, -1])

@@ -247,6 +247,17 @@ class TestTransform:
         assert "is the input itself" in capsys.readouterr().err
         assert (tmp_path / "z.5.pkl").read_bytes() == b"latents"
 
+    def test_replaces_only_what_o_names(self, folder, monkeypatch, capsys):
+        monkeypatch.chdir(folder)
+        (folder / "z.5_metric.pkl").write_bytes(b"mine")
+        with pytest.raises(SystemExit):
+            script.main(["transform", "z.5.pkl", "--model", "metric_embed.5"])
+        assert "Type -o" in capsys.readouterr().err
+        assert (folder / "z.5_metric.pkl").read_bytes() == b"mine"
+        again = ["transform", "z.5.pkl", "--model", "metric_embed.5", "-o", "z.5_metric.pkl"]
+        script.main(again)
+        assert (folder / "z.5_metric.pkl").read_bytes() != b"mine"
+
     def test_needs_a_model(self, capsys):
         with pytest.raises(SystemExit) as stop:
             script.main(["transform", "z.pkl"])

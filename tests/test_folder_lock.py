@@ -28,7 +28,7 @@ with locked(Path(sys.argv[1])):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds the lock."""
-    path = tmp_path / "metric_embed.2" / "cache" / "lock"
+    path = tmp_path / "metric_embed.2" / "metric_embed.lock"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "SLURM_JOB_ID": "7"}
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, env=environment
@@ -70,7 +70,7 @@ def test_a_stopped_run_still_holds_it(holder):
 
 def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="-o"), locked(tmp_path / "file" / "cache" / "lock"):
+    with pytest.raises(OutputError, match="-o"), locked(tmp_path / "file" / "metric_embed.lock"):
         pass
 
 
@@ -82,7 +82,15 @@ def test_a_file_system_without_locks_is_said_not_refused(tmp_path, monkeypatch, 
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(folder_lock.fcntl, "flock", refuse)
-    with locked(tmp_path / "cache" / "lock"):
+    with locked(tmp_path / "metric_embed.lock"):
         pass
     assert "without locks" in caplog.text
     assert fcntl.LOCK_NB  # the module itself is untouched
+
+
+def test_a_lock_that_was_removed_keeps_nobody_out_but_ends_its_run_as_incomplete(tmp_path):
+    path = tmp_path / "metric_embed.2" / "metric_embed.lock"
+    with pytest.raises(OutputError, match="not complete"), locked(path):
+        path.unlink()
+        with locked(path):  # the second run has the folder now
+            pass

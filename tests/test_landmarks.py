@@ -135,3 +135,14 @@ def test_particles_of_the_original_stack_become_rows_of_z(
 def test_what_are_no_numbers_or_a_wrong_mask_is_refused(particles: object) -> None:
     with pytest.raises(ArgumentError, match="--ind"):
         rows_of_particles(particles, [40, 7, 12, 3])
+
+
+def test_some_of_the_landmarks_keep_their_roles_and_one_that_stops_training() -> None:
+    marks = choose_landmarks(latents(100), LandmarkConfig(20), seed=0)
+    kept = ~marks.is_validation
+    some = marks.only(kept)
+    assert np.array_equal(some.indices, marks.indices[kept])
+    assert np.array_equal(some.is_test, marks.is_test[kept])
+    assert some.is_validation.sum() == 1 and not (some.is_validation & some.is_test).any()
+    assert len(some.train) == len(marks.train) - 1
+    assert marks.is_validation.sum() == 1  # the original is as it was

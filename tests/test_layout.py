@@ -20,8 +20,8 @@ BOOT = ROOT / PACKAGE / "boot"
 # One line per level, lowest first; what stands right of a `<` may import what stands left of it.
 ORDER = """
     errors
-    config, batch, artifacts, devices, runlog, safe_files, so3, termination, threads
-    cache, folder_lock, training_inputs
+    config, artifacts, devices, runlog, safe_files, so3, termination, threads
+    batch, cache, folder_lock, training_inputs
     workdir, pairs, fidelity
     host_models
     decoder, landmarks, clusters

@@ -54,6 +54,7 @@ def test_every_promised_file_is_there_and_nothing_else(folder):
     kmeans |= {f"vol_{number:03d}.mrc" for number in range(1, 5)}
     expected = {
         "metric_embed.yaml",
+        "metric_embed.lock",
         "metric_embed.log",
         "z_metric.pkl",
         "z_metric.csv",
@@ -182,6 +183,29 @@ def test_a_second_run_leaves_nothing_stale(workdir, folder, tmp_path):
     assert not list(tmp_path.rglob(".*"))
 
 
+def test_what_users_put_into_our_folder_stays(workdir, folder, tmp_path):
+    out = tmp_path / "again"
+    shutil.copytree(folder, out)
+    theirs = [
+        "analyze.2/kmeans3_backup/labels.pkl",
+        "analyze.2/kmeans4/vol_001_segmented.mrc",
+        "analyze.2/kmeans4/notes.txt",
+        "analyze.2/kmeans_notes.txt",
+        "figures/mine.png",
+        "figures/old.png/within.txt",
+        "cache/volumes/sub/within.txt",
+        "notes.txt",
+        ".hidden.txt",
+    ]
+    for name in theirs:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("theirs")
+    run(workdir, "--ksample", "3", "-o", out)
+    assert {(out / name).read_text() for name in theirs} == {"theirs"}
+    assert not (out / "analyze.2" / "kmeans4" / "labels.pkl").exists()
+    assert (out / "analyze.2" / "kmeans3" / "labels.pkl").exists()
+
+
 @pytest.mark.parametrize("kind", ["hartley_workdir", "dec_workdir"])
 def test_other_decoders_run_end_to_end(kind, request, tmp_path):
     source = request.getfixturevalue(kind)
@@ -308,7 +332,8 @@ def test_a_folder_that_is_not_ours_is_left_alone(workdir, tmp_path, capsys):
         before = hashes(folder)
         with pytest.raises(SystemExit):
             run(workdir, "-o", str(folder))
-        assert "not made by metric_embed" in capsys.readouterr().err
+        said = "not made by metric_embed" if folder == tmp_path else "is, or holds, the workdir"
+        assert said in capsys.readouterr().err
         assert hashes(folder) == before
 
 

@@ -53,7 +53,7 @@ def results(folder):
     found = {
         name: digest
         for name, digest in hashes(folder).items()
-        if not name.startswith("cache/") and name != "metric_embed.log"
+        if not name.startswith("cache/") and name not in ("metric_embed.log", "metric_embed.lock")
     }
     fidelity = json.loads((folder / "fidelity.json").read_text())
     for name in ("timings_in_seconds", "pairs_per_second", "peak_memory_in_bytes"):
@@ -61,6 +61,7 @@ def results(folder):
     parameters = yaml.safe_load((folder / "metric_embed.yaml").read_text())
     for name in ("outdir", "workdir", "restart"):
         del parameters["config"][name]
+    del parameters["reused_from_an_earlier_run"]
     return found | {"fidelity.json": fidelity, "metric_embed.yaml": parameters}
 
 
@@ -149,6 +150,33 @@ def test_a_finished_run_is_reused_and_restart_is_not(workdir, undisturbed, tmp_p
     embed_here(replace(small_config(workdir, folder), restart=True))
     assert "earlier run" not in caplog.text
     assert results(folder) == results(undisturbed)
+
+
+def test_a_restart_that_was_killed_leaves_nothing_of_before(workdir, undisturbed, tmp_path):
+    """The same command without --restart, as a requeued job types it, goes on from the restart."""
+    folder = tmp_path / "again"
+    shutil.copytree(undisturbed, folder)
+    begun = time.time()
+    config = small_config(workdir, folder)
+    killed = run_in_process(replace(config, restart=True), "distances", 0.01)
+    assert killed.killed_in is not None
+    pieces = [path for path in (folder / "cache").rglob("*-*") if path.is_file()]
+    assert pieces and all(path.stat().st_mtime > begun for path in pieces)
+    assert run_in_process(config).exit_code == 0
+    assert results(folder) == results(undisturbed)
+
+
+def test_f_xi_is_learned_again_where_h_psi_came_out_otherwise(
+    workdir, undisturbed, tmp_path, monkeypatch, caplog
+):
+    """As on another device: the same key, other weights."""
+    folder = tmp_path / "again"
+    shutil.copytree(undisturbed, folder)
+    (folder / "models" / "h_psi.yaml").unlink()
+    monkeypatch.setattr("cryodrgn_metric.distance_net.STEPS_PER_EPOCH", 9)
+    heard(caplog)
+    embed_here(small_config(workdir, folder))
+    assert reused(caplog.text) == {"batches", "pairs"}
 
 
 def heard(caplog):
@@ -341,7 +369,7 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(workdir, tmp_pa
 def test_a_busy_folder_is_a_refusal_of_the_command(workdir, tmp_path, capsys):
     from cryodrgn_metric.folder_lock import locked
 
-    with locked(tmp_path / "cache" / "lock"), pytest.raises(SystemExit) as stopped:
+    with locked(tmp_path / "metric_embed.lock"), pytest.raises(SystemExit) as stopped:
         run(workdir, "-o", tmp_path)
     assert stopped.value.code == 2
     assert f"process {os.getpid()} on" in capsys.readouterr().err

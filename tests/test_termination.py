@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from cryodrgn_metric.termination import Terminated, terminable
+from cryodrgn_metric.termination import Terminated, raise_if_terminated, terminable
 
 
 def test_sigterm_is_an_exception_in_the_block_and_its_old_self_after_it():
@@ -42,3 +42,19 @@ def test_other_threads_get_no_signals_and_change_none():
     thread.start()
     thread.join()
     assert found == [before]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_python_swallowed_is_raised_between_pieces_of_work():
+    """What is raised within __del__ is lost."""
+
+    class Swallows:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with terminable():
+        thing = Swallows()
+        del thing
+        with pytest.raises(Terminated):
+            raise_if_terminated()
+    raise_if_terminated()  # it is over

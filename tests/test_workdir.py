@@ -670,3 +670,12 @@ def test_extended_precision_is_no_matter(copied, tmp_path):
     (copied / "z.2.pkl").write_bytes(pickle.dumps(np.full((200, 3), np.nan, np.longdouble)))
     with pytest.raises(WorkdirError, match="NaN or infinite"):
         open_workdir(copied)
+
+
+@pytest.mark.parametrize("name", ["poses", "ctf"])
+def test_damaged_files_that_are_not_needed_are_said(copied, tmp_path, caplog, name):
+    """Without the pixel size, or the number of poses, all the rest can be done."""
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps(np.zeros(9))[:-9])
+    edit(copied, dataset_args={name: str(tmp_path / "other.pkl")})
+    assert len(open_workdir(copied).latents) == 200
+    assert "other.pkl is not a pickle" in caplog.text

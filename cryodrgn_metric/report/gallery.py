@@ -25,7 +25,25 @@ from cryodrgn_metric.report.figures import (
 )
 from cryodrgn_metric.so3.rotations import rotation_angle
 
-__all__ = ["held_out_figures", "landscape_figures", "rotation_figures", "training_figures"]
+__all__ = [
+    "FIGURES",
+    "held_out_figures",
+    "landscape_figures",
+    "rotation_figures",
+    "training_figures",
+]
+
+FIGURES = (
+    "shepard",
+    "h_psi",
+    "learning_curves",
+    "rotation_angles",
+    "raw_distance",
+    "z_metric_kmeans",
+    "z_metric_pca",
+    "z_metric_umap",
+)
+"""The names of all figures that a run may draw."""
 
 
 def held_out_figures(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cryodrgn_metric.errors import WorkdirError
@@ -11,7 +12,7 @@ __all__ = ["bytes_of", "require_file"]
 
 def require_file(path: Path) -> None:
     """Refuse what is there but no file: a pipe would keep us waiting."""
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise WorkdirError(f"{path} cannot be read: it is not a file.")
 
 
