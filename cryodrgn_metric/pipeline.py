@@ -24,6 +24,7 @@ from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.distances.streaming import stream_features, usable_columns
 from cryodrgn_metric.folder_lock import locked
 from cryodrgn_metric.measurement import Measured, measure_distances, pick_landmarks
+from cryodrgn_metric.metric_folder import remove_other_clusters, volumes_in
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.report import figures, gallery
 from cryodrgn_metric.run import Run, prepare
@@ -167,9 +168,9 @@ def _cluster(run: Run, z_metric: np.ndarray, measured: Measured) -> Clusters:
     if not run.config.clusters.skip_volumes:
         with run.watch.stage("representative volumes"):
             written = _write_representatives(run, clusters, measured)
-    stale = set(artifacts.volumes_in(run.folder.kmeans(count))) - set(written)
+    stale = set(volumes_in(run.folder.kmeans(count))) - set(written)
     artifacts.remove_files(stale)
-    artifacts.remove_other_clusters(run.folder, count)
+    remove_other_clusters(run.folder, count)
     return clusters
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cryodrgn_metric.artifacts import MetricFolder, require_space, sha256_of
+from cryodrgn_metric.artifacts import require_space, sha256_of
 from cryodrgn_metric.cache import StageCache
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.decoder import Decoder
@@ -17,6 +17,7 @@ from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.streaming import VolumeStream
 from cryodrgn_metric.errors import ArgumentError, VolumeError, WorkdirError
 from cryodrgn_metric.landmarks import candidate_pool, rows_of_particles
+from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.runlog import Stopwatch
 from cryodrgn_metric.safe_files.pickles import load_indices
 from cryodrgn_metric.so3.conventions import spherical_window

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cryodrgn_metric.artifacts import MetricFolder
 from cryodrgn_metric.errors import WorkdirError, brief
+from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.safe_files.pickles import load_pickle, load_pickles
 from cryodrgn_metric.safe_files.yaml_files import load_yaml
 from cryodrgn_metric.training_inputs import (

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from cryodrgn_metric.artifacts import (
-    MetricFolder,
     atomic_path,
     plain,
     require_space,
@@ -24,6 +23,7 @@ from cryodrgn_metric.artifacts import (
     sha256_of,
 )
 from cryodrgn_metric.errors import OutputError
+from cryodrgn_metric.metric_folder import MetricFolder
 
 
 def test_atomic_path_replaces_and_leaves_nothing_beside(tmp_path):

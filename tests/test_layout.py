@@ -21,7 +21,7 @@ BOOT = ROOT / PACKAGE / "boot"
 ORDER = """
     errors
     config, artifacts, devices, runlog, safe_files, so3, termination, threads
-    batch, cache, folder_lock, training_inputs
+    batch, cache, folder_lock, metric_folder, training_inputs
     workdir, pairs, fidelity
     host_models
     decoder, landmarks, clusters

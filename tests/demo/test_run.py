@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryodrgn_metric.artifacts import MetricFolder, save_npz, save_pickle
+from cryodrgn_metric.artifacts import save_npz, save_pickle
 from cryodrgn_metric.demo import run, truth
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.fidelity import reference_spaces
+from cryodrgn_metric.metric_folder import MetricFolder
 
 
 @pytest.fixture
