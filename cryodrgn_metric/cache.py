@@ -193,8 +193,15 @@ def _remove_piece(path: Path) -> None:
 
 def _makers() -> dict[str, str]:
     """This package, and those whose classes and numbers it relies on."""
-    versions = {name: metadata.version(name) for name in LIBRARIES}
+    versions = {name: _version_of(name) for name in LIBRARIES}
     return {"version": __version__, "source": _digest_of_this_package(), **versions}
+
+
+def _version_of(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # a build of a cluster's own, without its metadata
+        return "unknown"
 
 
 @lru_cache(maxsize=1)
