@@ -106,9 +106,10 @@ def _take(descriptor: int, path: Path) -> None:
 
 
 def _sign(descriptor: int, path: Path) -> None:
+    name = _this_process().encode()
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _this_process().encode(), 0)
+        os.pwrite(descriptor, name, 0)  # first: the file marks the folder as ours, never empty
+        os.ftruncate(descriptor, len(name))
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
 

@@ -79,6 +79,8 @@ class MetricFolder:
 
     def _is_ours(self) -> bool:
         """By the beginning of a file that every run writes, first or last."""
+        if self.lock.is_file() and self.lock.stat().st_size == 0:
+            return True  # a first run was killed, or found the disk full, before it could sign
         marks = {self.lock: b"process ", self.parameters: b"version: "}
         for path, mark in marks.items():
             if path.is_file():

@@ -328,6 +328,14 @@ def test_nothing_is_written_through_a_link_in_our_folder(copied, capsys, inside)
     assert "nothing is written through it" in capsys.readouterr().err
 
 
+def test_a_first_run_that_could_not_sign_its_lock_goes_on(vae_workdir, tmp_path):
+    """Killed, or out of disk, between making the file and writing who holds it."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "metric_embed.lock").touch()
+    run(vae_workdir, "-o", tmp_path / "out", "--landmarks", 12, "--skip-vol")
+    assert (tmp_path / "out" / "metric_embed.lock").read_text().startswith("process ")
+
+
 @pytest.mark.parametrize("option", ["WORKDIR", "-o", "--ind", "--mask"])
 def test_names_that_are_too_long(copied, tmp_path, capsys, option):
     name = tmp_path / ("x" * 300)

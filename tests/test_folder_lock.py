@@ -94,3 +94,10 @@ def test_a_lock_that_was_removed_keeps_nobody_out_but_ends_its_run_as_incomplete
         path.unlink()
         with locked(path):  # the second run has the folder now
             pass
+
+
+def test_a_shorter_name_leaves_nothing_of_a_longer_one(tmp_path):
+    path = tmp_path / "metric_embed.lock"
+    path.write_text("process " + 500 * "9")
+    with locked(path):
+        assert path.read_text().count("\n") == 1 and path.read_text().endswith("\n")
