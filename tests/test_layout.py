@@ -22,7 +22,7 @@ ORDER = """
     errors
     config, artifacts, devices, runlog, safe_files, so3, termination, threads
     batch, cache, folder_lock, metric_folder, training_inputs
-    workdir, pairs, fidelity
+    workdir, fidelity
     host_models
     decoder, landmarks, clusters
     volumes, networks
@@ -37,8 +37,8 @@ ORDER = """
     plugin
 """
 WITHIN = {
-    "so3": "conventions < rotations, harmonics < wigner, expansion < correlation < refine"
-    " < search",
+    "so3": "conventions < rotations, harmonics, pairs < wigner, expansion < turning"
+    " < correlation, refine < search",
     "distances": "base < rotation, transport, atoms < streaming",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "figures < gallery",

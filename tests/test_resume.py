@@ -142,7 +142,7 @@ def test_a_finished_run_is_reused_and_restart_is_not(workdir, undisturbed, tmp_p
     shutil.copytree(undisturbed, folder)
     heard(caplog)
     embed_here(small_config(workdir, folder))
-    for line in ("5 of 5 batches", "3 of 3 blocks of pairs", "h_psi: from", "f_xi: from"):
+    for line in ("5 of 5 batches", "4 of 4 blocks of pairs", "h_psi: from", "f_xi: from"):
         assert line in caplog.text
     assert "NO GPU" not in caplog.text  # nothing was decoded
     assert results(folder) == results(undisturbed)

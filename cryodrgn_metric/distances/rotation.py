@@ -22,7 +22,6 @@ from tqdm import tqdm
 from cryodrgn_metric.cache import NO_CACHE, PieceStore
 from cryodrgn_metric.distances.base import Alignment, Array, PairwiseDistances, check_volumes
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.pairs import RowTile, tile_blocks
 from cryodrgn_metric.so3.conventions import WINDOW_RADIUS, spherical_window, windowed
 from cryodrgn_metric.so3.expansion import (
     RadialBasis,
@@ -30,9 +29,10 @@ from cryodrgn_metric.so3.expansion import (
     full_band_limit,
     turned_volume,
 )
+from cryodrgn_metric.so3.pairs import Pairs
 from cryodrgn_metric.so3.search import (
+    PairResults,
     RotationSearch,
-    RowResult,
     converged_degree,
     residual_by_degree,
 )
@@ -156,7 +156,7 @@ class RotationDistance:
         """
         return self._search(self._compress(features, fit_on), store)
 
-    def onto(self, reference: Tensor, features: Tensor) -> RowResult:
+    def onto(self, reference: Tensor, features: Tensor) -> PairResults:
         """Turn many volumes onto one: reference ≈ R·volume.
 
         Arguments:
@@ -164,12 +164,13 @@ class RotationDistance:
             features: Features of the others.
 
         Returns:
-            `RowResult` with one column per volume.
+            `PairResults`, one pair per volume.
         """
         together = torch.cat([reference, features], dim=2)
         blocks = self._compress(together, None)
         search = RotationSearch(blocks, self.dtype, torch.device(self.device))
-        return search.row(0, slice(1, together.shape[2]))
+        columns = torch.arange(1, together.shape[2])
+        return search.compare(Pairs(torch.zeros_like(columns), columns))
 
     def _expand(self, volumes: Tensor, lmax: int) -> Tensor:
         expand = _expansion(
@@ -202,24 +203,26 @@ class RotationDistance:
     ) -> PairwiseDistances:
         search = RotationSearch(coefficients, self.dtype, torch.device(self.device))
         result = _empty_result(search.count, self.dtype)
-        blocks = dict(
-            enumerate(tile_blocks(search.count, self.pairs_per_tile, self.pairs_per_block))
-        )
+        everything = Pairs(*torch.triu_indices(search.count, search.count, offset=1))
+        blocks = dict(enumerate(everything.split(self.pairs_per_block)))
         kept = {number: piece for number in blocks if (piece := store.load(number)) is not None}
         for number, piece in kept.items():
             _store_block(result, blocks.pop(number), torch.from_numpy(piece))
-        pairs = search.count * (search.count - 1) // 2
-        with tqdm(total=pairs, unit="pair", desc="Distances", disable=not self.progress) as bar:
-            bar.update(pairs - sum(map(len, chain(*blocks.values()))))
+        with tqdm(
+            total=len(everything), unit="pair", desc="Distances", disable=not self.progress
+        ) as bar:
+            bar.update(len(everything) - sum(map(len, blocks.values())))
 
-            def compare(tile: RowTile) -> Tensor:
-                row = search.row(tile.row, slice(tile.start, tile.stop))
-                return _as_table(row).cpu()
+            def compare(tile: Pairs) -> Tensor:
+                return _as_table(search.compare(tile)).cpu()
 
-            tables = map_in_threads(compare, chain(*blocks.values()), torch.device(self.device))
+            tiles = {
+                number: [*block.split(self.pairs_per_tile)] for number, block in blocks.items()
+            }
+            tables = map_in_threads(compare, chain(*tiles.values()), torch.device(self.device))
             for number, block in blocks.items():
                 rows = []
-                for tile in block:
+                for tile in tiles[number]:
                     rows.append(next(tables))
                     bar.update(len(tile))
                 table = torch.cat(rows)
@@ -237,23 +240,21 @@ def _empty_result(count: int, dtype: torch.dtype) -> PairwiseDistances:
     )
 
 
-def _as_table(row: RowResult) -> Tensor:
-    """A tile as (pairs, 12): distance, raw distance, second-peak gap, rotation."""
-    numbers = torch.stack([row.distances, row.raw_distances, row.second_peak_gaps], dim=1)
-    return torch.cat([numbers, row.rotations.flatten(1)], dim=1)
+def _as_table(found: PairResults) -> Tensor:
+    """Results as (pairs, 12): distance, raw distance, second-peak gap, rotation."""
+    numbers = torch.stack([found.distances, found.raw_distances, found.second_peak_gaps], dim=1)
+    return torch.cat([numbers, found.rotations.flatten(1)], dim=1)
 
 
-def _store_block(result: PairwiseDistances, block: list[RowTile], table: Tensor) -> None:
-    """Write tiles and their mirror images: rotations[j, i] = rotations[i, j]^T."""
-    for tile, rows in zip(block, table.split([len(tile) for tile in block]), strict=True):
-        columns = slice(tile.start, tile.stop)
-        for number, name in enumerate(("distances", "raw_distances", "second_peak_gaps")):
-            matrix, values = getattr(result, name), rows[:, number]
-            matrix[tile.row, columns] = values
-            matrix[columns, tile.row] = values
-        rotations = rows[:, 3:].reshape(-1, 3, 3)
-        result.rotations[tile.row, columns] = rotations
-        result.rotations[columns, tile.row] = rotations.mT
+def _store_block(result: PairwiseDistances, pairs: Pairs, table: Tensor) -> None:
+    """Write pairs and their mirror images: rotations[j, i] = rotations[i, j]^T."""
+    rows, columns = pairs.rows, pairs.columns
+    for number, name in enumerate(("distances", "raw_distances", "second_peak_gaps")):
+        matrix = getattr(result, name)
+        matrix[rows, columns] = matrix[columns, rows] = table[:, number]
+    rotations = table[:, 3:].reshape(-1, 3, 3)
+    result.rotations[rows, columns] = rotations
+    result.rotations[columns, rows] = rotations.mT
 
 
 def _as_tensor(volumes: Array, dtype: torch.dtype | None) -> Tensor:

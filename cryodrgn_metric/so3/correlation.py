@@ -1,9 +1,9 @@
-"""Exhaustive search: the correlation of one volume with many over a grid of all rotations.
+"""Exhaustive search: the correlation of pairs of volumes over a grid of all rotations.
 
 C(R) = sum_l tr(S_l^T D_l(R)) with S_l = A_l B_l^T, the product of the two volumes' coefficients
 summed over shells. On the Euler grid this is three chained matrix products (over l with Wigner d,
 then over m and m' with cosines and sines), with the pairs as the contiguous last axis, so the
-same few GEMMs serve a whole row of pairs on CPU and CUDA alike.
+same few GEMMs serve many pairs on CPU and CUDA alike.
 
 References:
     Kovacs & Wriggers, "Fast rotational matching", Acta Cryst. D58, 2002,
@@ -19,18 +19,23 @@ import torch
 from torch import Tensor
 
 from cryodrgn_metric.so3.harmonics import complex_from_real
+from cryodrgn_metric.so3.pairs import Pairs
 from cryodrgn_metric.so3.rotations import angle_between, matrix_from_euler
+from cryodrgn_metric.so3.turning import chosen_columns
 from cryodrgn_metric.so3.wigner import small_wigner_d
 
 __all__ = ["CoarseCorrelation", "Peaks"]
 
+# On a CPU the grids of as many pairs stay in the cache from the last product to the maxima.
+_PAIRS_PER_CHUNK = {"cpu": 32}
+
 
 @dataclass(frozen=True)
 class Peaks:
-    """Local maxima of the correlation: rotations (candidates, columns, 3, 3), best first."""
+    """Local maxima of the correlation: rotations (candidates, pairs, 3, 3), best first."""
 
     rotations: Tensor
-    values: Tensor  # (candidates, columns); -inf where a column has fewer maxima
+    values: Tensor  # (candidates, pairs); -inf where a pair has fewer maxima
 
 
 class CoarseCorrelation:
@@ -39,14 +44,19 @@ class CoarseCorrelation:
     The grid has 2 lmax + 2 nodes in alpha and gamma and lmax + 1 in beta, Nyquist
     spacing for the band limit. A peak may lie between nodes: refinement starts from its flank.
 
+    What belongs to one volume is made ready once, for all its pairs.
+
     Arguments:
-        lmax: Coarse angular band limit; 10 to 12 finds the right basin.
+        blocks: Coefficients of the volumes up to the coarse band limit, per degree
+            (2l + 1, radial, volumes); degree 10 to 12 finds the right basin.
         dtype: Of the coefficients.
         device: Of the coefficients.
     """
 
-    def __init__(self, lmax: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.lmax = lmax
+    def __init__(self, blocks: list[Tensor], dtype: torch.dtype, device: torch.device) -> None:
+        self.lmax = lmax = len(blocks) - 1
+        self._fixed = [_fixed_sides(degree, block) for degree, block in enumerate(blocks)]
+        self._moving = [_moving_sides(degree, block) for degree, block in enumerate(blocks)]
         self._dtype, self._device = dtype, device
         n = 2 * lmax + 2
         self._alphas = torch.arange(n, dtype=torch.float64) * (2 * pi / n)
@@ -86,60 +96,53 @@ class CoarseCorrelation:
         alpha, gamma, beta = torch.meshgrid(self._alphas, self._alphas, self._betas, indexing="ij")
         return matrix_from_euler(alpha, beta, gamma)
 
-    def reference_side(self, blocks: list[Tensor]) -> list[Tensor]:
-        """Coefficients (2l + 1, radial) of the fixed volume, made ready for `correlate`.
-
-        Returns:
-            Per degree [[Re a, Im a], [-Im a, Re a]], (2 (l + 1), 2 radial), for orders m' >= 0.
-        """
-        sides = []
-        for degree, block in enumerate(blocks[: self.lmax + 1]):
-            change = complex_from_real(degree)[degree:].to(block.device)
-            a = change.to(torch.complex128) @ block.to(torch.complex128)
-            upper = torch.cat([a.real, a.imag], dim=1)
-            lower = torch.cat([-a.imag, a.real], dim=1)
-            sides.append(torch.cat([upper, lower]).to(self._device, self._dtype))
-        return sides
-
-    def moving_side(self, blocks: list[Tensor]) -> list[Tensor]:
-        """Coefficients (2l + 1, radial, columns) of the turned volumes, made ready once for all.
-
-        Returns:
-            Per degree [Re b; Im b], (2l + 1, 2 radial, columns).
-        """
-        sides = []
-        for degree, block in enumerate(blocks[: self.lmax + 1]):
-            change = complex_from_real(degree).to(block.device)
-            flat = block.flatten(1)
-            real = change.real.to(flat) @ flat
-            imaginary = change.imag.to(flat) @ flat
-            both = torch.stack([real, imaginary], dim=1).unflatten(2, block.shape[1:])
-            sides.append(both.flatten(1, 2))
-        return sides
-
-    def correlate(self, reference: list[Tensor], moving: list[Tensor]) -> Tensor:
-        """C on the whole grid, (alpha, gamma, beta, columns), of both prepared sides."""
-        columns = moving[0].shape[-1]
-        size, n = self.lmax + 1, 2 * self.lmax + 2
-        products = moving[0].new_zeros(size, 2 * self.lmax + 1, 2, size, columns)
-        for degree, (a, b) in enumerate(zip(reference, moving, strict=True)):
-            s = torch.matmul(a, b).unflatten(1, (2, degree + 1))  # m, part, m', columns
+    def correlate(self, pairs: Pairs) -> Tensor:
+        """C on the whole grid, (alpha, gamma, beta, pairs)."""
+        size, n, count = self.lmax + 1, 2 * self.lmax + 2, len(pairs)
+        segments = [*pairs.by_row()]
+        products = self._wigner.new_zeros(size, 2 * self.lmax + 1, 2, size, count)
+        for degree, (fixed, moving) in enumerate(zip(self._fixed, self._moving, strict=True)):
+            b = chosen_columns(moving, pairs.columns)
             orders = slice(self.lmax - degree, self.lmax + degree + 1)
-            products[: degree + 1, orders, :, degree] = s.permute(2, 0, 1, 3)
-        over_beta = torch.matmul(self._wigner, products)  # m', m, part, beta, columns
+            for row, where in segments:
+                # m, part, m', pairs
+                s = torch.matmul(fixed[row], b[..., where]).unflatten(1, (2, degree + 1))
+                products[: degree + 1, orders, :, degree, where] = s.permute(2, 0, 1, 3)
+        over_beta = torch.matmul(self._wigner, products)  # m', m, part, beta, pairs
         over_gamma = torch.matmul(self._gamma_transform, over_beta.flatten(1, 2).flatten(2))
         over_alpha = self._alpha_transform @ over_gamma.view(2 * size, -1)
-        return over_alpha.view(n, n, size, columns)
+        return over_alpha.view(n, n, size, count)
 
-    def peaks(self, correlation: Tensor, count: int, separation: float) -> Peaks:
-        """The `count` highest local maxima at least `separation` radians apart, per column."""
-        columns = correlation.shape[-1]
-        maxima = torch.where(
-            correlation >= _neighbourhood_maximum(correlation), correlation, -torch.inf
-        )
-        values, indices = maxima.view(-1, columns).topk(4 * count, dim=0)
-        rotations = self.grid.view(-1, 3, 3)[indices]
-        return _separated(rotations, values, count, separation)
+    def peaks(self, pairs: Pairs, count: int, separation: float) -> Peaks:
+        """The `count` highest local maxima at least `separation` radians apart, of each pair."""
+        chunk = _PAIRS_PER_CHUNK.get(pairs.rows.device.type, len(pairs))
+        found = [self._local_maxima(part, 4 * count) for part in pairs.split(chunk)]
+        values, nodes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        return _separated(self.grid.view(-1, 3, 3)[nodes], values, count, separation)
+
+    def _local_maxima(self, pairs: Pairs, count: int) -> tuple[Tensor, Tensor]:
+        """Heights and grid nodes of the highest local maxima, each (count, pairs)."""
+        correlation = self.correlate(pairs)
+        highest = correlation >= _neighbourhood_maximum(correlation)
+        maxima = torch.where(highest, correlation, -torch.inf)
+        values, nodes = maxima.view(-1, len(pairs)).topk(count, dim=0)
+        return values, nodes
+
+
+def _fixed_sides(degree: int, block: Tensor) -> Tensor:
+    """[[Re a, Im a], [-Im a, Re a]] for orders m' >= 0: (volumes, 2 (l + 1), 2 radial)."""
+    change = complex_from_real(degree)[degree:].to(block.device)
+    a = torch.tensordot(change, block.to(torch.complex128), dims=1).movedim(-1, 0)
+    upper = torch.cat([a.real, a.imag], dim=2)
+    lower = torch.cat([-a.imag, a.real], dim=2)
+    return torch.cat([upper, lower], dim=1).to(block.dtype)
+
+
+def _moving_sides(degree: int, block: Tensor) -> Tensor:
+    """[Re b; Im b], (2l + 1, 2 radial, volumes)."""
+    change = complex_from_real(degree).to(block.device)
+    b = torch.tensordot(change, block.to(torch.complex128), dims=1)
+    return torch.cat([b.real, b.imag], dim=1).to(block.dtype)
 
 
 def _neighbourhood_maximum(correlation: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The whole search for one volume against many: coarse grid, candidates, refinement, residual."""
+"""The whole search for pairs of volumes: coarse grid, candidates, refinement, residual."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from cryodrgn_metric.so3.correlation import CoarseCorrelation, Peaks
-from cryodrgn_metric.so3.refine import Derivatives, march, residual_squared, turned
+from cryodrgn_metric.so3.pairs import Pairs
+from cryodrgn_metric.so3.refine import Derivatives, climb, residual_squared
 from cryodrgn_metric.so3.rotations import angle_between
+from cryodrgn_metric.so3.turning import chosen_columns, to_planes, turned
 
 __all__ = [
     "COARSE_LMAX",
+    "PairResults",
     "RotationSearch",
-    "RowResult",
     "converged_degree",
     "residual_by_degree",
 ]
@@ -28,10 +30,18 @@ _CANDIDATES = 4
 _SEPARATION = radians(20)
 _CLOSE = 0.05  # candidates within this share of |a||b| of the best are refined to the end
 
+# A last step of at most so many radians, times lmax + 1, is taken unseen: what the second order
+# misses of C is about its cube / 6 of |a||b|, 2e-8 and 2e-13 for the contenders. For second peaks
+# that can't win 2e-4 will do, and at lower bands the optimum is only a start.
+_LAST_STEP = {torch.float32: 5e-3, torch.float64: 1e-4}
+_LAST_STEP_OF_LOSERS = 0.1
+_LAST_STEP_BELOW = 0.3
+_STEPS, _STEPS_BELOW = 6, 2
+
 
 @dataclass(frozen=True)
-class RowResult:
-    """One row tile: columns are the volumes that were turned onto the row's volume."""
+class PairResults:
+    """What was found for each of many pairs, in their order; rotations are (pairs, 3, 3)."""
 
     distances: Tensor
     rotations: Tensor
@@ -40,86 +50,119 @@ class RowResult:
 
 
 class RotationSearch:
-    """Exhaustive search, then refinement, of one volume against a range of others."""
+    """Exhaustive search, then refinement, of any pairs among many volumes.
+
+    Arguments:
+        blocks: Coefficients, per degree (2l + 1, radial, volumes).
+        dtype: Theirs.
+        device: Theirs.
+    """
 
     def __init__(self, blocks: list[Tensor], dtype: torch.dtype, device: torch.device) -> None:
-        self.blocks = blocks
         self.count = blocks[0].shape[-1]
-        lmax = len(blocks) - 1
-        coarse = min(COARSE_LMAX, lmax)
-        self.coarse = CoarseCorrelation(coarse, dtype, device)
-        self.fine_bands = tuple(sorted({min(2 * coarse, lmax), lmax}))
-        self._moving = self.coarse.moving_side(blocks)
-        self._norms = _squares(blocks).sqrt()
+        self.lmax = len(blocks) - 1
+        rough = [_strongest(block) for block in blocks[: 2 * COARSE_LMAX + 1]]
+        self.coarse = CoarseCorrelation(rough[: COARSE_LMAX + 1], dtype, device)
+        self._rough_volumes = [to_planes(block) for block in rough]
+        self._volumes = [to_planes(block) for block in blocks]
+        self._norms = _squares(self._volumes).sqrt()
         self._rms_norm = self._norms.square().mean().sqrt()
+        self._dtype, self._device = dtype, device
 
-    def row(self, row: int, columns: slice) -> RowResult:
-        """Compare volume `row` with the volumes in `columns`, which are turned onto it."""
-        reference = [block[:, :, row] for block in self.blocks]
-        moving = [block[:, :, columns] for block in self.blocks]
-        rotations, values = self._candidates(reference, moving, row, columns)
-        return self._measure(reference, moving, rotations, values)
+    def compare(self, pairs: Pairs) -> PairResults:
+        """Search for the best rotation of every pair, and measure what it leaves."""
+        pairs = pairs.to(self._device)
+        return self._measure(pairs, self._candidates(pairs))
 
-    def _candidates(
-        self, reference: list[Tensor], moving: list[Tensor], row: int, columns: slice
-    ) -> tuple[Tensor, Tensor]:
-        """Refined local maxima (candidates, columns, 3, 3) and correlations, best first."""
-        grid = self.coarse.correlate(
-            self.coarse.reference_side(reference),
-            [side[..., columns] for side in self._moving],
-        )
-        peaks = self.coarse.peaks(grid, _CANDIDATES, _SEPARATION / 2)
-        derivatives = Derivatives(reference)
-        coarse_band = (self.coarse.lmax,)
-        peaks = self._climb(derivatives, moving, peaks, coarse_band, torch.isfinite(peaks.values))
-        scale = self._norms[row] * self._norms[columns]
-        worthy = peaks.values >= peaks.values[0] - _CLOSE * scale
+    def _candidates(self, pairs: Pairs) -> Peaks:
+        """Refined local maxima of the correlation, best first."""
+        peaks = self.coarse.peaks(pairs, _CANDIDATES, _SEPARATION / 2)
+        rows = pairs.rows.unique_consecutive().tolist()
+        rough = Derivatives(self._rough_volumes, rows)
+        worthy = torch.isfinite(peaks.values)
+        peaks = _merged(_climb_roughly(rough, pairs, peaks, worthy, self.coarse.lmax))
+        scale = self._norms[pairs.rows] * self._norms[pairs.columns]
+        contenders = peaks.values >= peaks.values[0] - _CLOSE * scale
+        worthy = contenders.clone()
         worthy[:2] |= torch.isfinite(peaks.values[:2])
-        peaks = self._climb(derivatives, moving, peaks, self.fine_bands, worthy)
-        return peaks.rotations, peaks.values
+        if rough.lmax > self.coarse.lmax:
+            peaks = _climb_roughly(rough, pairs, peaks, worthy, rough.lmax)
+        derivatives = Derivatives(self._volumes, rows)
+        last_steps = torch.where(contenders, _LAST_STEP[self._dtype], _LAST_STEP_OF_LOSERS)
+        return _merged(_climb(derivatives, pairs, peaks, worthy, self.lmax, last_steps, _STEPS))
 
-    def _climb(
-        self,
-        derivatives: Derivatives,
-        moving: list[Tensor],
-        peaks: Peaks,
-        bands: tuple[int, ...],
-        worthy: Tensor,
-    ) -> Peaks:
-        """March the worthy candidates up the bands; merge those that met; best first."""
-        _, columns = worthy.nonzero(as_tuple=True)
-        chosen = [block[:, :, columns] for block in moving[: bands[-1] + 1]]
-        climbed, heights = march(derivatives, chosen, peaks.rotations[worthy], bands, steps=4)
-        rotations = peaks.rotations.clone()
-        values = torch.full_like(peaks.values, -torch.inf)
-        rotations[worthy], values[worthy] = climbed, heights
-        return _merged(rotations, values)
-
-    def _measure(
-        self, reference: list[Tensor], moving: list[Tensor], rotations: Tensor, values: Tensor
-    ) -> RowResult:
+    def _measure(self, pairs: Pairs, peaks: Peaks) -> PairResults:
         """Distances from residuals; the identity is a candidate, so delta <= raw."""
-        distances = residual_squared(reference, moving, rotations[0]).sqrt()
-        raw = _squares(a[..., None] - b for a, b in zip(reference, moving, strict=True)).sqrt()
-        second = residual_squared(reference, moving, rotations[1]).sqrt()
-        gaps = ((second - distances) / self._rms_norm).clamp(min=0)
-        gaps = torch.where(torch.isfinite(values[1]), gaps, torch.inf)
-        keep = distances <= raw
+        best = peaks.rotations[0]
+        squared = residual_squared(self._volumes, pairs, best)
+        # of the second only the difference matters: |a|^2 + |b|^2 - 2 C cancels in it
+        second = (squared + 2 * (peaks.values[0] - peaks.values[1])).sqrt()
+        distances = squared.sqrt()
+        gaps = (second - distances) / self._rms_norm
+        raw = self._raw_squared(pairs).sqrt()
         eye = torch.eye(3, dtype=raw.dtype, device=raw.device)
-        best = torch.where(keep[:, None, None], rotations[0], eye)
-        return RowResult(torch.minimum(distances, raw), best, raw, gaps)
+        rotations = torch.where((distances <= raw)[:, None, None], best, eye)
+        return PairResults(torch.minimum(distances, raw), rotations, raw, gaps)
+
+    def _raw_squared(self, pairs: Pairs) -> Tensor:
+        differences = (
+            chosen_columns(block, pairs.rows) - chosen_columns(block, pairs.columns)
+            for block in self._volumes
+        )
+        return _squares(differences)
 
 
-def _squares(blocks: Iterable[Tensor]) -> Tensor:
+def _strongest(block: Tensor) -> Tensor:
+    """The first radial directions, which hold 99 % of a degree's energy: enough for a start.
+
+    Arguments:
+        block: (2l + 1, radial, volumes), the strongest directions first.
+    """
+    energy = block.square().sum(dim=(0, 2)).cumsum(0)
+    return block[:, : int((energy < 0.99 * energy[-1]).sum()) + 1]
+
+
+def _climb_roughly(
+    derivatives: Derivatives, pairs: Pairs, peaks: Peaks, worthy: Tensor, lmax: int
+) -> Peaks:
+    last_steps = torch.full_like(peaks.values, _LAST_STEP_BELOW)
+    return _climb(derivatives, pairs, peaks, worthy, lmax, last_steps, _STEPS_BELOW)
+
+
+def _climb(
+    derivatives: Derivatives,
+    pairs: Pairs,
+    peaks: Peaks,
+    worthy: Tensor,
+    lmax: int,
+    last_steps: Tensor,
+    steps: int,
+) -> Peaks:
+    """Climb from the worthy candidates (candidates, pairs); the others are dropped (-inf)."""
+    of_pair, candidate = worthy.T.nonzero(as_tuple=True)
+    at = candidate, of_pair
+    rotations, values = peaks.rotations.clone(), torch.full_like(peaks.values, -torch.inf)
+    rotations[at], values[at] = climb(
+        derivatives,
+        pairs.at(of_pair),
+        peaks.rotations[at],
+        lmax,
+        last_steps[at] / (lmax + 1),
+        steps,
+    )
+    return Peaks(rotations, values)
+
+
+def _squares(planes: Iterable[Tensor]) -> Tensor:
     """Sum of squares over degrees, orders and radial directions, per column."""
-    return torch.stack([block.square().sum(dim=(0, 1)) for block in blocks]).sum(dim=0)
+    return torch.stack([block.square().sum(dim=(0, 1, 2)) for block in planes]).sum(dim=0)
 
 
-def _merged(rotations: Tensor, values: Tensor) -> Peaks:
+def _merged(peaks: Peaks) -> Peaks:
     """Sort candidates by height and drop (-inf) those within 20 degrees of a higher one."""
-    order = values.argsort(dim=0, descending=True, stable=True)
-    values = values.gather(0, order)
-    rotations = rotations.gather(0, order[..., None, None].expand_as(rotations))
+    order = peaks.values.argsort(dim=0, descending=True, stable=True)
+    values = peaks.values.gather(0, order)
+    rotations = peaks.rotations.gather(0, order[..., None, None].expand_as(peaks.rotations))
     for later in range(1, len(values)):
         apart = angle_between(rotations[:later], rotations[later])
         near = (apart < _SEPARATION) & torch.isfinite(values[:later])
@@ -140,17 +183,12 @@ def residual_by_degree(blocks: list[Tensor], rotations: Tensor) -> Tensor:
     Returns:
         (lmax + 1, pairs); its sum over degrees is Delta^2.
     """
-    count = blocks[0].shape[-1]
-    columns = []
-    for row in range(count - 1):
-        onto_row = rotations[row, row + 1 :].to(blocks[0])
-        moved = turned([block[:, :, row + 1 :] for block in blocks], onto_row)
-        degrees = [
-            (block[:, :, row, None] - b).square().sum(dim=(0, 1))
-            for block, b in zip(blocks, moved, strict=True)
-        ]
-        columns.append(torch.stack(degrees))
-    return torch.cat(columns, dim=1)
+    count, device = blocks[0].shape[-1], blocks[0].device
+    rows, columns = torch.triu_indices(count, count, offset=1, device=device)
+    moving = [to_planes(block[..., columns]) for block in blocks]
+    moved = turned(moving, rotations.to(blocks[0])[rows, columns])
+    fixed = [to_planes(block[..., rows]) for block in blocks]
+    return torch.stack([_squares([a - b]) for a, b in zip(fixed, moved, strict=True)])
 
 
 def converged_degree(shares: Tensor, energies: Tensor) -> int:

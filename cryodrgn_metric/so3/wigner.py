@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cryodrgn_metric.so3.harmonics import complex_from_real
 
-__all__ = ["Phases", "generators", "small_wigner_d", "tilt_matrix", "turn_about_z"]
+__all__ = ["generators", "small_wigner_d", "tilt_matrix"]
 
 
 def _angular_momentum(degree: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,40 +84,3 @@ def generators(degree: int) -> Tensor:
         Float64 tensor (3, 2l + 1, 2l + 1).
     """
     return torch.stack([_real_matrix(degree, -1j * j) for j in _angular_momentum(degree)])
-
-
-class Phases:
-    """cos(m a) and sin(m a) for all orders |m| <= lmax, computed once and sliced per degree.
-
-    Arguments:
-        angles: One angle per column, radians, (columns,).
-        lmax: Largest degree that will be turned.
-    """
-
-    def __init__(self, angles: Tensor, lmax: int) -> None:
-        m = torch.arange(-lmax, lmax + 1, dtype=angles.dtype, device=angles.device)
-        phase = (m[:, None] * angles)[:, None, :]
-        self._lmax = lmax
-        self._cos, self._sin = phase.cos(), phase.sin()
-
-    def of(self, degree: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the orders -l .. l, each (2l + 1, 1, columns)."""
-        orders = slice(self._lmax - degree, self._lmax + degree + 1)
-        return self._cos[orders], self._sin[orders]
-
-
-def turn_about_z(coefficients: Tensor, phases: Phases) -> Tensor:
-    """D(Rz(angle)) on the real coefficients of one degree.
-
-    g_m <- cos(m a) g_m - sin(m a) g_-m, g_-m <- sin(m a) g_m + cos(m a) g_-m for m > 0.
-
-    Arguments:
-        coefficients: (2l + 1, radial, columns).
-        phases: Of one angle per column.
-
-    Returns:
-        New tensor of the same shape.
-    """
-    # m runs through both signs, so one formula serves sine and cosine orders.
-    cos, sin = phases.of(coefficients.shape[0] // 2)
-    return torch.addcmul(coefficients * cos, coefficients.flip(0), sin, value=-1)

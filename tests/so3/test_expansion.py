@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from cryodrgn_metric.so3.conventions import radial_distances, spherical_window, windowed
 from cryodrgn_metric.so3.expansion import RadialBasis, ShellExpansion, turned_volume
-from cryodrgn_metric.so3.refine import turned
+from cryodrgn_metric.so3.turning import from_planes, to_planes, turned
 
 BOX, SIGMA = 32, 1.3
 
@@ -50,7 +50,8 @@ def test_coefficients_turn_with_the_atoms(generator):
     expand = ShellExpansion(BOX, 40, dtype=torch.float64)
     both = expand(volumes_of(atoms, atoms @ rotation.T))
     blocks = [both[d**2 : (d + 1) ** 2] for d in range(41)]
-    moved = turned([b[:, :, :1] for b in blocks], torch.from_numpy(rotation)[None])
+    planes = turned([to_planes(b[:, :, :1]) for b in blocks], torch.from_numpy(rotation)[None])
+    moved = [from_planes(block) for block in planes]
     missed = sum(
         float((b[:, :, 1:] - m).square().sum()) for b, m in zip(blocks, moved, strict=True)
     )

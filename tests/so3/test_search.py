@@ -1,60 +1,74 @@
 """The grid is exhaustive, its peaks are real ones, Newton's derivatives are derivatives."""
 
+import math
+
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from cryodrgn_metric.so3.correlation import CoarseCorrelation
-from cryodrgn_metric.so3.refine import Derivatives, march, residual_squared, turned
+from cryodrgn_metric.so3.pairs import Pairs
+from cryodrgn_metric.so3.refine import Derivatives, climb, residual_squared
 from cryodrgn_metric.so3.rotations import angle_between, matrix_from_rotation_vector
-from cryodrgn_metric.so3.search import converged_degree
+from cryodrgn_metric.so3.search import RotationSearch, converged_degree
+from cryodrgn_metric.so3.turning import to_planes, turned
 
-LMAX, RADIAL, COLUMNS = 5, 3, 4
+LMAX, RADIAL, VOLUMES = 5, 3, 5
 CPU = torch.device("cpu")
+# two fixed volumes, one of them with a single pair
+PAIRS = Pairs(torch.tensor([0, 0, 0, 0, 3]), torch.tensor([1, 2, 3, 4, 2]))
 
 
 @pytest.fixture
-def coefficients():
+def blocks():
     draw = torch.Generator().manual_seed(0)
-    reference = [
-        torch.randn(2 * d + 1, RADIAL, dtype=torch.float64, generator=draw)
+    return [
+        torch.randn(2 * d + 1, RADIAL, VOLUMES, dtype=torch.float64, generator=draw)
         for d in range(LMAX + 1)
     ]
-    moving = [
-        torch.randn(2 * d + 1, RADIAL, COLUMNS, dtype=torch.float64, generator=draw)
-        for d in range(LMAX + 1)
-    ]
-    return reference, moving
 
 
-def correlation_at(reference, moving, rotations):
-    """<a, D(R) b>, one rotation a column, straight from its definition."""
+@pytest.fixture
+def volumes(blocks):
+    return [to_planes(block) for block in blocks]
+
+
+@pytest.fixture
+def rotations():
+    draw = torch.Generator().manual_seed(1)
+    return matrix_from_rotation_vector(
+        torch.randn(len(PAIRS), 3, dtype=torch.float64, generator=draw)
+    )
+
+
+def correlation_at(volumes, rotations, pairs=PAIRS):
+    """<a, D(R) b> of every pair, straight from its definition."""
+    moved = turned([block[..., pairs.columns] for block in volumes], rotations)
     parts = [
-        (a[:, :, None] * b).sum(dim=(0, 1))
-        for a, b in zip(reference, turned(moving, rotations), strict=True)
+        (block[..., pairs.rows] * b).sum(dim=(0, 1, 2))
+        for block, b in zip(volumes, moved, strict=True)
     ]
     return torch.stack(parts).sum(dim=0)
 
 
 @pytest.fixture
-def coarse():
-    return CoarseCorrelation(LMAX, torch.float64, CPU)
+def coarse(blocks):
+    return CoarseCorrelation(blocks, torch.float64, CPU)
 
 
-def test_grid_holds_the_correlation_at_every_node(coarse, coefficients):
-    reference, moving = coefficients
-    grid = coarse.correlate(coarse.reference_side(reference), coarse.moving_side(moving))
-    assert grid.shape == (12, 12, 6, COLUMNS)
+def test_grid_holds_the_correlation_at_every_node(coarse, volumes):
+    grid = coarse.correlate(PAIRS)
+    assert grid.shape == (12, 12, 6, len(PAIRS))
     for node in [(0, 0, 0), (3, 7, 2), (11, 1, 5), (6, 6, 3)]:
-        rotation = coarse.grid[node].expand(COLUMNS, 3, 3)
-        expected = correlation_at(reference, moving, rotation)
+        rotation = coarse.grid[node].expand(len(PAIRS), 3, 3)
+        expected = correlation_at(volumes, rotation)
         torch.testing.assert_close(grid[node], expected, rtol=1e-10, atol=1e-10)
 
 
-def test_peaks_are_separated_and_sorted_and_the_first_is_the_highest(coarse, coefficients):
-    reference, moving = coefficients
-    grid = coarse.correlate(coarse.reference_side(reference), coarse.moving_side(moving))
-    peaks = coarse.peaks(grid, count=4, separation=0.3)
-    torch.testing.assert_close(peaks.values[0], grid.view(-1, COLUMNS).amax(dim=0))
+def test_peaks_are_separated_and_sorted_and_the_first_is_the_highest(coarse):
+    grid = coarse.correlate(PAIRS)
+    peaks = coarse.peaks(PAIRS, count=4, separation=0.3)
+    torch.testing.assert_close(peaks.values[0], grid.view(-1, len(PAIRS)).amax(dim=0))
     assert bool((peaks.values[:-1] >= peaks.values[1:]).all())
     for first in range(4):
         for second in range(first):
@@ -62,18 +76,23 @@ def test_peaks_are_separated_and_sorted_and_the_first_is_the_highest(coarse, coe
             assert bool((apart > 0.3).all())
 
 
-def test_gradient_and_hessian_agree_with_differences(coefficients):
-    reference, moving = coefficients
-    at = matrix_from_rotation_vector(torch.randn(COLUMNS, 3, dtype=torch.float64))
-    value, gradient, hessian = Derivatives(reference).at(moving, at)
-    torch.testing.assert_close(value, correlation_at(reference, moving, at))
+def test_many_pairs_are_searched_in_parts_with_the_same_result(coarse):
+    many = Pairs(PAIRS.rows.repeat_interleave(20), PAIRS.columns.repeat_interleave(20))
+    once, often = (coarse.peaks(pairs, count=4, separation=0.3) for pairs in (PAIRS, many))
+    torch.testing.assert_close(often.values, once.values.repeat_interleave(20, dim=1))
+
+
+def test_gradient_and_hessian_agree_with_differences(volumes, rotations):
+    derivatives = Derivatives(volumes, rows=[0, 3])
+    value, gradient, hessian = derivatives.at(PAIRS, rotations, LMAX)
+    torch.testing.assert_close(value, correlation_at(volumes, rotations))
     step = 1e-4
     for axis in range(3):
         vector = torch.zeros(3, dtype=torch.float64)
         vector[axis] = step
         ahead, behind = matrix_from_rotation_vector(vector), matrix_from_rotation_vector(-vector)
-        up = Derivatives(reference).at(moving, ahead @ at)
-        down = Derivatives(reference).at(moving, behind @ at)
+        up = derivatives.at(PAIRS, ahead @ rotations, LMAX)
+        down = derivatives.at(PAIRS, behind @ rotations, LMAX)
         # central differences: step^2 times third derivatives, here about l^3 = 125 of the value
         slope = (up[0] - down[0]) / (2 * step)
         torch.testing.assert_close(gradient[:, axis], slope, rtol=1e-4, atol=1e-4)
@@ -81,26 +100,43 @@ def test_gradient_and_hessian_agree_with_differences(coefficients):
         torch.testing.assert_close(hessian[:, axis, axis], bend, rtol=1e-3, atol=1e-3)
 
 
-def test_march_ends_on_a_maximum_no_lower_than_its_start(coefficients):
-    reference, moving = coefficients
-    derivatives = Derivatives(reference)
-    start = matrix_from_rotation_vector(torch.randn(COLUMNS, 3, dtype=torch.float64))
-    before = derivatives.at(moving, start)[0]
-    found, after = march(derivatives, moving, start, bands=(LMAX,), steps=60)
-    _, gradient, hessian = derivatives.at(moving, found)
+def test_climb_ends_on_a_maximum_no_lower_than_its_start(volumes, rotations):
+    derivatives = Derivatives(volumes, rows=[0, 3])
+    before = derivatives.at(PAIRS, rotations, LMAX)[0]
+    last_steps = torch.full((len(PAIRS),), 1e-5, dtype=torch.float64)
+    found, after = climb(derivatives, PAIRS, rotations, LMAX, last_steps, steps=60)
+    values, gradient, hessian = derivatives.at(PAIRS, found, LMAX)
     assert bool((after >= before).all())
+    torch.testing.assert_close(after, values)  # the last step was taken unseen
     assert gradient.abs().max() < 1e-6
     assert bool((torch.linalg.eigvalsh(hessian) < 0).all())
 
 
-def test_residual_is_the_definition(coefficients):
-    reference, moving = coefficients
-    at = matrix_from_rotation_vector(torch.randn(COLUMNS, 3, dtype=torch.float64))
-    norms = sum(a.square().sum() for a in reference) + sum(
-        b.square().sum(dim=(0, 1)) for b in moving
+def test_residual_is_the_definition(volumes, rotations):
+    squares = torch.stack([block.square().sum(dim=(0, 1, 2)) for block in volumes]).sum(dim=0)
+    expected = (
+        squares[PAIRS.rows] + squares[PAIRS.columns] - 2 * correlation_at(volumes, rotations)
     )
-    expected = norms - 2 * correlation_at(reference, moving, at)
-    torch.testing.assert_close(residual_squared(reference, moving, at), expected)
+    torch.testing.assert_close(residual_squared(volumes, PAIRS, rotations), expected)
+
+
+def test_nothing_is_found_from_300_other_starts(blocks):
+    """No smaller distance, no second peak nearer, on a spectrum that falls as maps' do."""
+    blocks = [block / (degree + 1) for degree, block in enumerate(blocks)]
+    volumes = [to_planes(block) for block in blocks]
+    found = RotationSearch(blocks, torch.float64, CPU).compare(PAIRS)
+    starts = torch.from_numpy(Rotation.random(300, random_state=2).as_matrix())
+    derivatives = Derivatives(volumes, rows=[0, 3])
+    squares = torch.stack([block.square().sum(dim=(0, 1, 2)) for block in volumes]).sum(dim=0)
+    for pair, (row, column) in enumerate(zip(PAIRS.rows, PAIRS.columns, strict=True)):
+        many = Pairs(row.repeat(300), column.repeat(300))
+        last_steps = torch.full((300,), 1e-5, dtype=torch.float64)
+        rotations, values = climb(derivatives, many, starts, LMAX, last_steps, steps=60)
+        distances = (squares[row] + squares[column] - 2 * values).sqrt()
+        assert float(found.distances[pair]) == pytest.approx(float(distances.min()), rel=1e-6)
+        apart = angle_between(rotations, found.rotations[pair]) > math.radians(20)
+        gap = (distances[apart].min() - distances.min()) / squares.mean().sqrt()
+        assert float(found.second_peak_gaps[pair]) >= float(gap) - 1e-6
 
 
 def test_converged_degree_follows_delta_and_not_energy():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cryodrgn_metric.so3.harmonics import complex_from_real, gauss_legendre, legendre_table
-from cryodrgn_metric.so3.refine import turned
 from cryodrgn_metric.so3.rotations import matrix_from_euler, matrix_from_rotation_vector
+from cryodrgn_metric.so3.turning import from_planes, plane_generators, to_planes, turned
 from cryodrgn_metric.so3.wigner import generators, small_wigner_d, tilt_matrix
 
 DEGREES = (0, 1, 2, 5, 12)
@@ -38,8 +38,9 @@ def rotation():
 
 def turn(degree, coefficients, rotation):
     """D_l(R) g through the code under test, for one degree."""
-    blocks = [torch.zeros(2 * d + 1, 1, 1, dtype=torch.float64) for d in range(degree)]
-    return turned([*blocks, coefficients[:, None, None]], rotation[None])[-1][:, 0, 0]
+    planes = [torch.zeros(2, d + 1, 1, 1, dtype=torch.float64) for d in range(degree)]
+    planes.append(to_planes(coefficients[:, None, None]))
+    return from_planes(turned(planes, rotation[None])[-1])[:, 0, 0]
 
 
 @pytest.mark.parametrize("degree", DEGREES)
@@ -68,6 +69,18 @@ def test_turning_twice_is_turning_by_the_product(rotation):
     g = torch.randn(11, dtype=torch.float64)
     twice = turn(5, turn(5, g, rotation), other)
     torch.testing.assert_close(twice, turn(5, g, other @ rotation), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("degree", DEGREES)
+def test_planes_hold_the_same_coefficients_and_generators(degree):
+    g = torch.randn(2 * degree + 1, 3, dtype=torch.float64)
+    planes = to_planes(g)
+    assert torch.equal(from_planes(planes), g)
+    assert planes[1, 0].abs().max() == 0
+    turning = plane_generators(degree, torch.float64, torch.device("cpu"))
+    found = (turning @ planes.flatten(0, 1)).unflatten(1, planes.shape[:2])
+    for axis, generator in enumerate(generators(degree)):
+        torch.testing.assert_close(from_planes(found[axis]), generator @ g)
 
 
 @pytest.mark.parametrize("degree", [1, 30, 110])
