@@ -129,7 +129,7 @@ def climb(
     pairs: Pairs,
     rotations: Tensor,
     lmax: int,
-    last_steps: Tensor,
+    last_step: float,
     steps: int,
 ) -> tuple[Tensor, Tensor]:
     """Safeguarded Newton steps at one band limit until each pair's is short enough.
@@ -139,8 +139,8 @@ def climb(
         pairs: Which volumes.
         rotations: Starts, (pairs, 3, 3).
         lmax: Band limit of the correlation.
-        last_steps: Radians, (pairs,): a step as short as this is the last one, and b is not
-            turned once more to see what it gained.
+        last_step: Radians. A step as short as this is the last one, and b is not turned once
+            more to see what it gained.
         steps: At most.
 
     Returns:
@@ -151,7 +151,7 @@ def climb(
     for left in reversed(range(steps + 1)):
         best.take(active, trial, derivatives.at(pairs.at(active), trial, lmax))
         step, gains = best.step(active)
-        last = (step.norm(dim=-1) <= last_steps[active]) | (gains <= best.rounding(active))
+        last = (step.norm(dim=-1) <= last_step) | (gains <= best.rounding(active))
         best.go(active[last], step[last], gains[last])
         active, step = active[~last], step[~last]
         if not (left and len(active)):

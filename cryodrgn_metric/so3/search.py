@@ -28,15 +28,29 @@ COARSE_LMAX = 11
 
 _CANDIDATES = 4
 _SEPARATION = radians(20)
-_CLOSE = 0.05  # candidates within this share of |a||b| of the best are refined to the end
+# Candidates within this share of |a||b| of the best are followed, at the coarse degree and at the
+# last one; the two best are in any case.
+_CLOSE, _CLOSE_AT_LAST = 0.05, 0.01
 
-# A last step of at most so many radians, times lmax + 1, is taken unseen: what the second order
-# misses of C is about its cube / 6 of |a||b|, 2e-8 and 2e-13 for the contenders. For second peaks
-# that can't win 2e-4 will do, and at lower bands the optimum is only a start.
-_LAST_STEP = {torch.float32: 5e-3, torch.float64: 1e-4}
-_LAST_STEP_OF_LOSERS = 0.1
-_LAST_STEP_BELOW = 0.3
-_STEPS, _STEPS_BELOW = 6, 2
+
+@dataclass(frozen=True)
+class _Thoroughness:
+    """How far to climb.
+
+    A last step of at most `last_step` / (lmax + 1) radians is taken unseen. What the second order
+    misses of C is about last_step^3 / 6 of |a||b|.
+    """
+
+    last_step: float
+    steps: int
+
+
+_AS_A_START = _Thoroughness(0.3, steps=2)
+_NEARLY = _Thoroughness(0.1, steps=3)  # 2e-4: tells which candidates can win
+_TO_THE_END = {
+    torch.float32: _Thoroughness(5e-3, steps=6),  # 2e-8
+    torch.float64: _Thoroughness(1e-4, steps=6),  # 2e-13
+}
 
 
 @dataclass(frozen=True)
@@ -76,20 +90,17 @@ class RotationSearch:
 
     def _candidates(self, pairs: Pairs) -> Peaks:
         """Refined local maxima of the correlation, best first."""
-        peaks = self.coarse.peaks(pairs, _CANDIDATES, _SEPARATION / 2)
-        rows = pairs.rows.unique_consecutive().tolist()
-        rough = Derivatives(self._rough_volumes, rows)
-        worthy = torch.isfinite(peaks.values)
-        peaks = _merged(_climb_roughly(rough, pairs, peaks, worthy, self.coarse.lmax))
         scale = self._norms[pairs.rows] * self._norms[pairs.columns]
-        contenders = peaks.values >= peaks.values[0] - _CLOSE * scale
-        worthy = contenders.clone()
-        worthy[:2] |= torch.isfinite(peaks.values[:2])
+        rows = pairs.rows.unique_consecutive().tolist()
+        rough, full = Derivatives(self._rough_volumes, rows), Derivatives(self._volumes, rows)
+        peaks = self.coarse.peaks(pairs, _CANDIDATES, _SEPARATION / 2)
+        peaks = _climbed(rough, pairs, peaks, self.coarse.lmax, _AS_A_START)
+        peaks = _followed(peaks, _CLOSE * scale)
         if rough.lmax > self.coarse.lmax:
-            peaks = _climb_roughly(rough, pairs, peaks, worthy, rough.lmax)
-        derivatives = Derivatives(self._volumes, rows)
-        last_steps = torch.where(contenders, _LAST_STEP[self._dtype], _LAST_STEP_OF_LOSERS)
-        return _merged(_climb(derivatives, pairs, peaks, worthy, self.lmax, last_steps, _STEPS))
+            peaks = _climbed(rough, pairs, peaks, rough.lmax, _AS_A_START)
+        peaks = _climbed(full, pairs, peaks, self.lmax, _NEARLY)
+        close = peaks.values >= peaks.values[0] - _CLOSE_AT_LAST * scale
+        return _climbed(full, pairs, peaks, self.lmax, _TO_THE_END[self._dtype], close)
 
     def _measure(self, pairs: Pairs, peaks: Peaks) -> PairResults:
         """Distances from residuals; the identity is a candidate, so delta <= raw."""
@@ -122,35 +133,32 @@ def _strongest(block: Tensor) -> Tensor:
     return block[:, : int((energy < 0.99 * energy[-1]).sum()) + 1]
 
 
-def _climb_roughly(
-    derivatives: Derivatives, pairs: Pairs, peaks: Peaks, worthy: Tensor, lmax: int
-) -> Peaks:
-    last_steps = torch.full_like(peaks.values, _LAST_STEP_BELOW)
-    return _climb(derivatives, pairs, peaks, worthy, lmax, last_steps, _STEPS_BELOW)
-
-
-def _climb(
+def _climbed(
     derivatives: Derivatives,
     pairs: Pairs,
     peaks: Peaks,
-    worthy: Tensor,
     lmax: int,
-    last_steps: Tensor,
-    steps: int,
+    thoroughness: _Thoroughness,
+    chosen: Tensor | None = None,
 ) -> Peaks:
-    """Climb from the worthy candidates (candidates, pairs); the others are dropped (-inf)."""
-    of_pair, candidate = worthy.T.nonzero(as_tuple=True)
+    """Climb from all candidates, or the chosen (candidates, pairs); merge those that met."""
+    if chosen is None:
+        chosen = torch.isfinite(peaks.values)
+    of_pair, candidate = chosen.T.nonzero(as_tuple=True)
     at = candidate, of_pair
-    rotations, values = peaks.rotations.clone(), torch.full_like(peaks.values, -torch.inf)
+    rotations, values = peaks.rotations.clone(), peaks.values.clone()
+    last_step, steps = thoroughness.last_step / (lmax + 1), thoroughness.steps
     rotations[at], values[at] = climb(
-        derivatives,
-        pairs.at(of_pair),
-        peaks.rotations[at],
-        lmax,
-        last_steps[at] / (lmax + 1),
-        steps,
+        derivatives, pairs.at(of_pair), peaks.rotations[at], lmax, last_step, steps
     )
-    return Peaks(rotations, values)
+    return _merged(Peaks(rotations, values))
+
+
+def _followed(peaks: Peaks, margins: Tensor) -> Peaks:
+    """The two best candidates of each pair and all within its margin; the others are dropped."""
+    follow = peaks.values >= peaks.values[0] - margins
+    follow[:2] = True
+    return Peaks(peaks.rotations, torch.where(follow, peaks.values, -torch.inf))
 
 
 def _squares(planes: Iterable[Tensor]) -> Tensor:

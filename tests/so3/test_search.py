@@ -103,8 +103,7 @@ def test_gradient_and_hessian_agree_with_differences(volumes, rotations):
 def test_climb_ends_on_a_maximum_no_lower_than_its_start(volumes, rotations):
     derivatives = Derivatives(volumes, rows=[0, 3])
     before = derivatives.at(PAIRS, rotations, LMAX)[0]
-    last_steps = torch.full((len(PAIRS),), 1e-5, dtype=torch.float64)
-    found, after = climb(derivatives, PAIRS, rotations, LMAX, last_steps, steps=60)
+    found, after = climb(derivatives, PAIRS, rotations, LMAX, 1e-5, steps=60)
     values, gradient, hessian = derivatives.at(PAIRS, found, LMAX)
     assert bool((after >= before).all())
     torch.testing.assert_close(after, values)  # the last step was taken unseen
@@ -130,8 +129,7 @@ def test_nothing_is_found_from_300_other_starts(blocks):
     squares = torch.stack([block.square().sum(dim=(0, 1, 2)) for block in volumes]).sum(dim=0)
     for pair, (row, column) in enumerate(zip(PAIRS.rows, PAIRS.columns, strict=True)):
         many = Pairs(row.repeat(300), column.repeat(300))
-        last_steps = torch.full((300,), 1e-5, dtype=torch.float64)
-        rotations, values = climb(derivatives, many, starts, LMAX, last_steps, steps=60)
+        rotations, values = climb(derivatives, many, starts, LMAX, 1e-5, steps=60)
         distances = (squares[row] + squares[column] - 2 * values).sqrt()
         assert float(found.distances[pair]) == pytest.approx(float(distances.min()), rel=1e-6)
         apart = angle_between(rotations, found.rotations[pair]) > math.radians(20)
