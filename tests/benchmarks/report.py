@@ -16,7 +16,7 @@ PAGE = DOCS / "performance.md"
 PLOT = DOCS / "images" / "growth.png"
 
 ORDER = ("distances_64", "distances_32", "distances_128", "peers", "expansion", "decoding")
-ORDER += ("learning", "transform", "command", "growth")
+ORDER += ("h_psi", "f_xi", "transform", "command", "growth")
 
 MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
@@ -157,17 +157,11 @@ def draw_growth(record: Record, path: Path = PLOT) -> None:
     canvas = Canvas(figsize=(7, 4.5), layout="constrained")
     axis = canvas.subplots()
     for name, line in record.series.items():
-        axis.loglog(line["size"], line["seconds"], "o-", label=f"{name}: slope {_slope(line):.2f}")
+        axis.loglog(line["size"], line["seconds"], "o-", label=name)
     axis.set(xlabel="number of volumes, pairs of them, or latents", ylabel="seconds")
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
     canvas.savefig(path, dpi=150)
-
-
-def _slope(line: dict[str, list[float]]) -> float:
-    import numpy as np
-
-    return float(np.polyfit(np.log(line["size"]), np.log(line["seconds"]), 1)[0])
 
 
 def main() -> None:
