@@ -1,0 +1,1 @@
+"""Measured figures of docs/performance.md: `pytest tests/benchmarks/bench_X.py`."""
