@@ -26,6 +26,7 @@ from cryodrgn_metric.so3.wigner import small_wigner_d
 
 __all__ = ["CoarseCorrelation", "Peaks"]
 
+_MAXIMA = 32  # of the grid, looked at for each pair: a peak on a flank may show as several
 # On a CPU the grids of as many pairs stay in the cache from the last product to the maxima.
 _PAIRS_PER_CHUNK = {"cpu": 32}
 
@@ -116,7 +117,7 @@ class CoarseCorrelation:
     def peaks(self, pairs: Pairs, count: int, separation: float) -> Peaks:
         """The `count` highest local maxima at least `separation` radians apart, of each pair."""
         chunk = _PAIRS_PER_CHUNK.get(pairs.rows.device.type, len(pairs))
-        found = [self._local_maxima(part, 4 * count) for part in pairs.split(chunk)]
+        found = [self._local_maxima(part, _MAXIMA) for part in pairs.split(chunk)]
         values, nodes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         return _separated(self.grid.view(-1, 3, 3)[nodes], values, count, separation)
 

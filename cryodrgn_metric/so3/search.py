@@ -26,11 +26,26 @@ __all__ = [
 COARSE_LMAX = 11
 """Degree of the exhaustive search: 10 to 12 found the right basin in every pair tried."""
 
-_CANDIDATES = 4
 _SEPARATION = radians(20)
-# Candidates within this share of |a||b| of the best are followed, at the coarse degree and at the
-# last one; the two best are in any case.
-_CLOSE, _CLOSE_AT_LAST = 0.05, 0.01
+_MOST_CANDIDATES = 12
+"""Near-symmetric maps have as many peaks, nearly as high, as their group has rotations."""
+
+
+@dataclass(frozen=True)
+class _Following:
+    """Which candidates are followed: so many in any case, and all nearly as high as the best.
+
+    `margin` is a share of |a||b|. A peak may lie between the nodes of the grid, where it looks
+    lower by a tenth.
+    """
+
+    at_least: int
+    margin: float
+
+
+_FROM_GRID = _Following(at_least=4, margin=0.15)
+_FROM_COARSE = _Following(at_least=2, margin=0.05)
+_TO_LAST = _Following(at_least=1, margin=0.01)
 
 
 @dataclass(frozen=True)
@@ -93,14 +108,15 @@ class RotationSearch:
         scale = self._norms[pairs.rows] * self._norms[pairs.columns]
         rows = pairs.rows.unique_consecutive().tolist()
         rough, full = Derivatives(self._rough_volumes, rows), Derivatives(self._volumes, rows)
-        peaks = self.coarse.peaks(pairs, _CANDIDATES, _SEPARATION / 2)
+        peaks = self.coarse.peaks(pairs, _MOST_CANDIDATES, _SEPARATION / 2)
+        peaks = _only(peaks, _followed(peaks, scale, _FROM_GRID))
         peaks = _climbed(rough, pairs, peaks, self.coarse.lmax, _AS_A_START)
-        peaks = _followed(peaks, _CLOSE * scale)
+        peaks = _only(peaks, _followed(peaks, scale, _FROM_COARSE))
         if rough.lmax > self.coarse.lmax:
             peaks = _climbed(rough, pairs, peaks, rough.lmax, _AS_A_START)
         peaks = _climbed(full, pairs, peaks, self.lmax, _NEARLY)
-        close = peaks.values >= peaks.values[0] - _CLOSE_AT_LAST * scale
-        return _climbed(full, pairs, peaks, self.lmax, _TO_THE_END[self._dtype], close)
+        contenders = _followed(peaks, scale, _TO_LAST)
+        return _climbed(full, pairs, peaks, self.lmax, _TO_THE_END[self._dtype], contenders)
 
     def _measure(self, pairs: Pairs, peaks: Peaks) -> PairResults:
         """Distances from residuals; the identity is a candidate, so delta <= raw."""
@@ -154,11 +170,18 @@ def _climbed(
     return _merged(Peaks(rotations, values))
 
 
-def _followed(peaks: Peaks, margins: Tensor) -> Peaks:
-    """The two best candidates of each pair and all within its margin; the others are dropped."""
-    follow = peaks.values >= peaks.values[0] - margins
-    follow[:2] = True
-    return Peaks(peaks.rotations, torch.where(follow, peaks.values, -torch.inf))
+def _followed(peaks: Peaks, scale: Tensor, rule: _Following) -> Tensor:
+    """Which candidates to follow, (candidates, pairs), by their heights, the best first."""
+    close = peaks.values >= peaks.values[0] - rule.margin * scale
+    close[: rule.at_least] |= torch.isfinite(peaks.values[: rule.at_least])
+    return close
+
+
+def _only(peaks: Peaks, kept: Tensor) -> Peaks:
+    """The others are dropped (-inf), and places at the end that no pair needs any more."""
+    values = torch.where(kept, peaks.values, -torch.inf)
+    needed = max(2, int(torch.isfinite(values).sum(dim=0).max()))
+    return Peaks(peaks.rotations[:needed], values[:needed])
 
 
 def _squares(planes: Iterable[Tensor]) -> Tensor:

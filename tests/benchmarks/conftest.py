@@ -30,6 +30,10 @@ def pytest_addoption(parser):
         help="less of everything, to see that a script works; no target is checked",
     )
 
+    group.addoption(
+        "--workdir", metavar="DIR", help="a trained workdir, for the audit of bench_exactness.py"
+    )
+
 
 def pytest_configure(config):
     if config.getoption("--quick", False) and config.getoption("--save-records", False):

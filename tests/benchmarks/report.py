@@ -15,7 +15,15 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "performance.md"
 PLOT = DOCS / "images" / "growth.png"
 
-ORDER = ("distances_64", "distances_32", "distances_128", "peers", "expansion", "decoding")
+ORDER = (
+    "distances_64",
+    "distances_32",
+    "distances_128",
+    "peers",
+    "exactness",
+    "expansion",
+    "decoding",
+)
 ORDER += ("h_psi", "f_xi", "transform", "command", "growth")
 
 # Published peaks, per second: operations without sparsity (float32 outside the tensor cores, as

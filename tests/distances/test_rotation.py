@@ -231,3 +231,18 @@ def test_what_cannot_be_compared_is_named(volumes, words):
 def test_boxes_must_agree():
     with pytest.raises(ArgumentError, match="one box"):
         cm.align(np.zeros((16, 16, 16)), np.zeros((18, 18, 18)))
+
+
+def nearly_dihedral(order):
+    """2 · order copies of a unit, placed as by D_order, each 1 % larger than the one before."""
+    unit = 0.5 * compact(80, 11.0, np.random.default_rng(order)) + [4.5, 0.0, 1.0]
+    turns = Rotation.create_group(f"D{order}")
+    return np.concatenate([turn.apply(unit * (1 + 0.01 * k)) for k, turn in enumerate(turns)])
+
+
+@pytest.mark.parametrize("order", [2, 3, 5])
+def test_of_many_peaks_nearly_as_high_the_best_is_found(order):
+    atoms = nearly_dihedral(order)
+    volumes = np.stack([render(turned(atoms, seed), BOX, SIGMA) for seed in range(16)])
+    found = cm.pairwise_distances(volumes).distances
+    assert found.max() < 3e-3 * np.linalg.norm(volumes[0])
