@@ -104,12 +104,14 @@ class Stage:
 
     Attributes:
         loaded, saved: How many pieces were found, and how many were added.
+        saved_rows: How many rows the added ones have together.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
         self.key = key
         self.loaded = 0
         self.saved = 0
+        self.saved_rows = 0
         self._folder = folder
         self._names: set[str] = set()
         self._there: dict[str, list[Path]] | None = None  # by stem; listed once: folders are slow
@@ -134,6 +136,7 @@ class Stage:
         np.save(buffer, piece, allow_pickle=False)
         self._write(f"{number:05d}", ".npy", buffer.getvalue())
         self.saved += 1
+        self.saved_rows += len(piece)
 
     def seal(self, files: Iterable[Path]) -> None:
         """Remember that these output files, as they are now, are what this stage makes."""

@@ -113,10 +113,8 @@ def measure_distances(run: Run, landmarks: Landmarks) -> Measured:
     norms = features.square().sum(dim=(0, 1)).sqrt().cpu().numpy()
     latents = run.workdir.latents[landmarks.indices]
     measured = Measured(landmarks, latents, pairs, features, norms, stage.key)
-    if not stage.loaded:
-        run.scores["pairs_per_second"] = (
-            len(landmarks) * (len(landmarks) - 1) / 2 / run.watch.seconds["distances"]
-        )
+    if stage.saved_rows:
+        run.scores["pairs_per_second"] = stage.saved_rows / run.watch.seconds["distances"]
     _save_distances(run, measured)
     if run.config.volumes.mask != "sphere":
         _warn_of_mask(run, measured)

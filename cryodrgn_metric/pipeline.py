@@ -266,7 +266,7 @@ def _record(run: Run) -> None:
     """fidelity.json, now that all timings are known, and metric_embed.yaml."""
     run.scores |= {
         "timings_in_seconds": run.watch.seconds,
-        # of a run that went on from an earlier one there is no such number
+        # of those that this run has measured; a run that found all of them has no such number
         "pairs_per_second": run.scores.get("pairs_per_second"),
         "peak_memory_in_bytes": peak_memory_in_bytes(),
     }

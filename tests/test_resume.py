@@ -152,6 +152,18 @@ def test_a_finished_run_is_reused_and_restart_is_not(workdir, undisturbed, tmp_p
     assert results(folder) == results(undisturbed)
 
 
+def test_the_speed_of_a_run_is_that_of_the_pairs_it_measured(workdir, undisturbed, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(undisturbed, folder)
+    for expected in (0, 256):
+        embed_here(small_config(workdir, folder))
+        scores = json.loads((folder / "fidelity.json").read_text())
+        seconds = scores["timings_in_seconds"].get("distances")
+        assert (scores["pairs_per_second"] or 0) == pytest.approx(expected / seconds)
+        lost = next((folder / "cache" / "distances").glob("00001-*"))
+        lost.unlink()
+
+
 def test_a_restart_that_was_killed_leaves_nothing_of_before(workdir, undisturbed, tmp_path):
     """The same command without --restart, as a requeued job types it, goes on from the restart."""
     folder = tmp_path / "again"
