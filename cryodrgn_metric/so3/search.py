@@ -26,7 +26,9 @@ __all__ = [
 COARSE_LMAX = 11
 """Degree of the exhaustive search: 10 to 12 found the right basin in every pair tried."""
 
-_SEPARATION = radians(20)
+_APART = radians(20)  # second peaks are at least as far from the best
+_GRID_PEAKS_APART = radians(10)
+_MET = radians(5)  # candidates as near to each other as this have climbed the same peak
 _MOST_CANDIDATES = 12
 """Near-symmetric maps have as many peaks, nearly as high, as their group has rotations."""
 
@@ -108,7 +110,7 @@ class RotationSearch:
         scale = self._norms[pairs.rows] * self._norms[pairs.columns]
         rows = pairs.rows.unique_consecutive().tolist()
         rough, full = Derivatives(self._rough_volumes, rows), Derivatives(self._volumes, rows)
-        peaks = self.coarse.peaks(pairs, _MOST_CANDIDATES, _SEPARATION / 2)
+        peaks = self.coarse.peaks(pairs, _MOST_CANDIDATES, _GRID_PEAKS_APART)
         peaks = _only(peaks, _followed(peaks, scale, _FROM_GRID))
         peaks = _climbed(rough, pairs, peaks, self.coarse.lmax, _AS_A_START)
         peaks = _only(peaks, _followed(peaks, scale, _FROM_COARSE))
@@ -116,7 +118,8 @@ class RotationSearch:
             peaks = _climbed(rough, pairs, peaks, rough.lmax, _AS_A_START)
         peaks = _climbed(full, pairs, peaks, self.lmax, _NEARLY)
         contenders = _followed(peaks, scale, _TO_LAST)
-        return _climbed(full, pairs, peaks, self.lmax, _TO_THE_END[self._dtype], contenders)
+        peaks = _climbed(full, pairs, peaks, self.lmax, _TO_THE_END[self._dtype], contenders)
+        return _merged(peaks, _APART)
 
     def _measure(self, pairs: Pairs, peaks: Peaks) -> PairResults:
         """Distances from residuals; the identity is a candidate, so delta <= raw."""
@@ -167,7 +170,7 @@ def _climbed(
     rotations[at], values[at] = climb(
         derivatives, pairs.at(of_pair), peaks.rotations[at], lmax, last_step, steps
     )
-    return _merged(Peaks(rotations, values))
+    return _merged(Peaks(rotations, values), _MET)
 
 
 def _followed(peaks: Peaks, scale: Tensor, rule: _Following) -> Tensor:
@@ -189,14 +192,14 @@ def _squares(planes: Iterable[Tensor]) -> Tensor:
     return torch.stack([block.square().sum(dim=(0, 1, 2)) for block in planes]).sum(dim=0)
 
 
-def _merged(peaks: Peaks) -> Peaks:
-    """Sort candidates by height and drop (-inf) those within 20 degrees of a higher one."""
+def _merged(peaks: Peaks, separation: float) -> Peaks:
+    """Sort candidates by height and drop (-inf) those nearer to a higher one, in radians."""
     order = peaks.values.argsort(dim=0, descending=True, stable=True)
     values = peaks.values.gather(0, order)
     rotations = peaks.rotations.gather(0, order[..., None, None].expand_as(peaks.rotations))
     for later in range(1, len(values)):
         apart = angle_between(rotations[:later], rotations[later])
-        near = (apart < _SEPARATION) & torch.isfinite(values[:later])
+        near = (apart < separation) & torch.isfinite(values[:later])
         values[later] = torch.where(near.any(dim=0), -torch.inf, values[later])
     order = values.argsort(dim=0, descending=True, stable=True)
     return Peaks(
