@@ -118,6 +118,12 @@ class Decoder:
         model = load_host_model(workdir, as_trained)
         return cls(model, norm=workdir.norm, device=device, dtype=dtype)
 
+    def as_dtype(self, dtype: torch.dtype) -> Decoder:
+        """The same V(z), with hidden layers of another dtype."""
+        if dtype == self.dtype:
+            return self
+        return Decoder(self.model, norm=self.norm, device=self.device, dtype=dtype)
+
     def decode(
         self,
         latents: np.ndarray | Tensor,

@@ -7,6 +7,7 @@ AVX-512: 105 instead of 240 GFLOP/s on one core of Zen 5.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from cryodrgn_metric.host_models import Layer
 
-__all__ = ["Perceptron"]
+__all__ = ["Perceptron", "bfloat16_gain"]
 
 Product = Callable[[Tensor], Tensor]
 
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
+TIMED_WIDTH, TIMED_ROWS, TIMED_TRIES = 1024, 256, 5
 # Of one result of oneDNN against torch's own, which rounds elsewhere.
 SAME = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
@@ -87,10 +89,10 @@ def _fastest(layer: Layer, rows: int) -> Product:
 
 
 def _packed(layer: Layer, rows: int) -> Product | None:
-    """oneDNN's product; None where it has none for this device or dtype."""
+    """oneDNN's product; None where it has none for this device or dtype, or no faster one."""
     if layer.weight.device.type != "cpu" or layer.weight.dtype not in PACKED_DTYPES:
         return None
-    if not torch.backends.mkldnn.is_available():
+    if not _has_wide_onednn():
         return None
     activation: tuple[str, list[float]] = ("none", [])
     if layer.slope is not None:
@@ -109,6 +111,15 @@ def _packed(layer: Layer, rows: int) -> Product | None:
     return product
 
 
+def _has_wide_onednn() -> bool:
+    """Whether oneDNN may use AVX-512 here. Without, torch's own choice is as good."""
+    try:
+        capability: str = torch.backends.cpu.get_cpu_capability()
+    except AttributeError:  # torch 2.0
+        return False
+    return torch.backends.mkldnn.is_available() and "AVX512" in capability
+
+
 def _agree(packed: Product, plain: Product, weight: Tensor) -> bool:
     sample = torch.linspace(-1, 1, 3 * len(weight), device=weight.device, dtype=weight.dtype)
     expected = plain(sample.view(3, -1)).double()
@@ -117,3 +128,20 @@ def _agree(packed: Product, plain: Product, weight: Tensor) -> bool:
     except (AttributeError, RuntimeError):
         return False
     return bool((found - expected).norm() <= SAME[weight.dtype] * expected.norm())
+
+
+def bfloat16_gain() -> float:
+    """How many times faster than float32 this CPU multiplies bfloat16, measured on one core."""
+    best = dict.fromkeys(PACKED_DTYPES, float("inf"))
+    for _ in range(TIMED_TRIES):
+        for dtype, fastest in best.items():
+            best[dtype] = min(fastest, _seconds_of_product(dtype))
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def _seconds_of_product(dtype: torch.dtype) -> float:
+    weight = torch.ones(TIMED_WIDTH, TIMED_WIDTH, dtype=dtype)
+    product = _fastest(Layer(weight, weight[0], slope=0.0), TIMED_ROWS)
+    start = time.thread_time()  # of this core's work only: others may be busy on it
+    product(weight[:TIMED_ROWS])
+    return time.thread_time() - start

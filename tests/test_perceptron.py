@@ -5,7 +5,7 @@ import torch
 
 from cryodrgn_metric import perceptron
 from cryodrgn_metric.host_models import Layer
-from cryodrgn_metric.perceptron import Perceptron
+from cryodrgn_metric.perceptron import Perceptron, bfloat16_gain
 
 POINT_WIDTH, LATENT_WIDTH, WIDTH = 12, 3, 40
 
@@ -77,6 +77,22 @@ def test_narrow_hidden_layers(name, tolerance):
     assert found.dtype == torch.float32
     error = float((found - expected).norm() / expected.norm())
     assert error < (0.01 if name == "bfloat16" else tolerance["float32"])
+
+
+@pytest.mark.parametrize("capability", [lambda: "AVX2", lambda: "NO AVX", lambda: "AVX512", None])
+def test_processors_and_versions_of_torch(monkeypatch, tolerance, capability):
+    if capability is None:  # torch 2.0
+        monkeypatch.delattr(torch.backends.cpu, "get_cpu_capability")
+    else:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", capability)
+    test_narrow_hidden_layers("float32", tolerance)
+
+
+def test_gain_of_bfloat16_is_a_ratio_of_times(monkeypatch):
+    assert 0.01 < bfloat16_gain() < 20
+    seconds = {torch.float32: 3.0, torch.bfloat16: 2.0}
+    monkeypatch.setattr(perceptron, "_seconds_of_product", seconds.get)
+    assert bfloat16_gain() == 1.5
 
 
 class Changed:
