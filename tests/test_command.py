@@ -95,7 +95,15 @@ class TestConfig:
 
     @pytest.mark.parametrize(
         "arguments",
-        ["", "w --sampling grid", "w --loss none", "w --threads 0", "w --dim auto", "w --flow"],
+        [
+            "",
+            "w --sampling grid",
+            "w --loss none",
+            "w --threads 0",
+            "w --dim auto",
+            "w --flow",
+            "w --precision half",
+        ],
     )
     def test_argparse_refuses(self, arguments, capsys):
         with pytest.raises(SystemExit) as stop:
