@@ -24,6 +24,7 @@ __all__ = [
 SAMPLINGS = ("kmeans", "random", "farthest")
 LOSSES = ("relative", "weighted")
 SCALES = ("none", "unit")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -58,6 +59,7 @@ class VolumeConfig:
     mask_radius: float = 0.85  # start of the window's fall-off, as a fraction of the half box
     flip: bool = False
     invert: bool = False
+    precision: str = "float32"  # of the hidden layers, where volumes are compared
 
     def __post_init__(self) -> None:
         box = self.downsample
@@ -75,6 +77,10 @@ class VolumeConfig:
         _require(
             0 < self.mask_radius <= 0.98,
             f"--mask-radius is a fraction of the half box in (0, 0.98]; got {self.mask_radius}.",
+        )
+        _require(
+            self.precision in PRECISIONS,
+            f"--precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}.",
         )
 
 

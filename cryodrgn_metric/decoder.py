@@ -7,7 +7,6 @@ positional encoding times the first layer is the same for every z.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from torch import Tensor
 from cryodrgn_metric.devices import pick_device
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.host_models import HostModel, load_host_model
+from cryodrgn_metric.perceptron import Perceptron
 from cryodrgn_metric.workdir import Workdir
 
 __all__ = ["Decoder"]
@@ -27,7 +27,7 @@ __all__ = ["Decoder"]
 logger = logging.getLogger(__name__)
 
 # Rows of one matrix product: on a CPU its activations should stay in the cache.
-POINTS_PER_CHUNK = {"cpu": 4096}
+POINTS_PER_CHUNK = {"cpu": 1024}
 POINTS_PER_CHUNK_ELSEWHERE = 65536
 # decode_stream holds about six arrays of this many voxels at once.
 VOXELS_PER_BATCH = 1 << 24
@@ -66,7 +66,7 @@ class Decoder:
         model: cryoDRGN's network.
         norm: (mean, standard deviation) of the training images' Hartley transforms.
         device: where to compute; None takes CUDA if it is there.
-        dtype: of the network's arithmetic. Encodings and FFTs are float32 at least.
+        dtype: of the network's hidden layers. All else is float32 at least.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Decoder:
         self.box_size = model.box_size
         self.latent_dim = model.latent_dim
         self.norm = norm
-        self._layers = self.model.layers(self.dtype)
+        self._network = self._as_perceptron()
         self._points_cache: dict[tuple[int, float, bool], _Points] = {}
 
     @classmethod
@@ -100,7 +100,7 @@ class Decoder:
         Arguments:
             workdir: from `open_workdir`.
             device: "cpu", "cuda", ...; None takes CUDA if it is there.
-            dtype: of the network's arithmetic.
+            dtype: of the network's hidden layers.
             as_trained: for DRGN-AI, include what training constrains and cryoDRGN's `eval_vol`
                 leaves out, so that V(z) turns as a whole (`Hypervolume`).
 
@@ -117,6 +117,12 @@ class Decoder:
         """
         model = load_host_model(workdir, as_trained)
         return cls(model, norm=workdir.norm, device=device, dtype=dtype)
+
+    def as_dtype(self, dtype: torch.dtype) -> Decoder:
+        """The same V(z), with hidden layers of another dtype."""
+        if dtype == self.dtype:
+            return self
+        return Decoder(self.model, norm=self.norm, device=self.device, dtype=dtype)
 
     def decode(
         self,
@@ -251,6 +257,11 @@ class Decoder:
     def _chunk(self) -> int:
         return POINTS_PER_CHUNK.get(self.device.type, POINTS_PER_CHUNK_ELSEWHERE)
 
+    def _as_perceptron(self) -> Perceptron:
+        origin = torch.zeros(1, 3, device=self.device, dtype=self.volume_dtype)
+        width = self.model.encode_points(origin).shape[1]
+        return Perceptron(self.model.layers(self.volume_dtype), width, self.dtype, self._chunk)
+
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -281,19 +292,10 @@ class Decoder:
 
     def _evaluate(self, coordinates: Tensor, latents: Tensor) -> Iterator[Tensor]:
         """Yield the network's (P, 1 or 2) output at (P, 3) coordinates for every latent."""
-        first, *rest = self._layers
-        features = self.model.encode_points(coordinates.to(self.volume_dtype)).to(self.dtype)
-        width = features.shape[1]
-        shared = torch.addmm(first.bias, features, first.weight[:width])
-        shifts = self.model.encode_latents(latents).to(self.dtype) @ first.weight[width:]
-        # all hidden layers have one width; a fresh array for every product costs page faults
-        scratch = itertools.cycle([torch.empty_like(shared), torch.empty_like(shared)])
-        for shift in shifts:
-            values = first.activate_(torch.add(shared, shift, out=next(scratch)))
-            for layer in rest[:-1]:
-                torch.addmm(layer.bias, values, layer.weight, out=(out := next(scratch)))
-                values = layer.activate_(out)
-            yield torch.addmm(rest[-1].bias, values, rest[-1].weight)
+        features = self.model.encode_points(coordinates.to(self.volume_dtype))
+        of_points = self._network.of_points(features)
+        for of_latent in self._network.of_latents(self.model.encode_latents(latents)):
+            yield self._network.output(of_points, of_latent)
 
     # -- the points of the ball
 

@@ -10,6 +10,7 @@ import torch
 
 from cryodrgn_metric import artifacts, fidelity
 from cryodrgn_metric.cache import Stage
+from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.base import PairwiseDistances
 from cryodrgn_metric.distances.streaming import (
     calibrate,
@@ -19,6 +20,7 @@ from cryodrgn_metric.distances.streaming import (
 )
 from cryodrgn_metric.errors import VolumeError
 from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
+from cryodrgn_metric.perceptron import bfloat16_gain
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.so3.conventions import mirrored
 from cryodrgn_metric.threads import one_thread
@@ -28,6 +30,7 @@ __all__ = ["Measured", "measure_distances", "pick_landmarks"]
 logger = logging.getLogger(__name__)
 
 MASK_WARNING = 0.10  # of the median Delta
+WORTH_ROUNDING = 1.1  # times as fast
 MOST_UNUSABLE = 0.05  # of the landmarks; above, the decoder is not to be trusted at all
 
 
@@ -133,6 +136,7 @@ def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
         "box": run.stream.box,
         "max_frequency": run.stream.max_frequency,
         "scale": run.config.distances.scale,
+        "precision": run.config.volumes.precision,
     }
     pilot = run.cache.stage("calibration", **made_from)
     with run.watch.stage("volumes"):
@@ -189,8 +193,21 @@ def _announce(run: Run, count: int) -> None:
     text = f"Decoding {count} landmarks at {box}^3 will take about {seconds / threads:.0f} s."
     if decoder.device.type == "cpu":
         logger.warning("NO GPU IS USED. %s", text)
+        _warn_of_precision(decoder)
     else:
         logger.info("%s", text)
+
+
+def _warn_of_precision(decoder: Decoder) -> None:
+    if decoder.dtype != torch.bfloat16:
+        return
+    with one_thread():
+        gain = bfloat16_gain()
+    if gain < WORTH_ROUNDING:
+        logger.warning(
+            "--precision bfloat16 is %.1f times as fast as float32 on this CPU: leave it out.",
+            gain,
+        )
 
 
 def _save_distances(run: Run, measured: Measured) -> None:

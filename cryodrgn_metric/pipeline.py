@@ -188,7 +188,7 @@ def _write_representatives(run: Run, clusters: Clusters, measured: Measured) -> 
     box, options = run.written_box, run.config.volumes
     with tqdm(total=len(paths), unit="vol", desc="Writing representatives") as bar:
         write_cluster_volumes(
-            run.stream.decoder,
+            run.stream.decoder.as_dtype(torch.float32),
             latents[usable],
             turns.cpu().numpy(),
             paths,

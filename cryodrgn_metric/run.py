@@ -155,7 +155,8 @@ def _volume_stream(config: EmbedConfig, workdir: Workdir) -> VolumeStream:
                 f"--mask {options.mask} leaves nothing within the soft sphere of --mask-radius "
                 f"{options.mask_radius}. Centre the mask on the box."
             )
-    decoder = Decoder.from_workdir(workdir, device=config.device, as_trained=True)
+    dtype: torch.dtype = getattr(torch, options.precision)
+    decoder = Decoder.from_workdir(workdir, config.device, dtype, as_trained=True)
     return VolumeStream(decoder, box, window, _max_frequency(config, workdir, box))
 
 

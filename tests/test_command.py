@@ -61,7 +61,7 @@ class TestConfig:
             "w --epoch 25 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 "
             "--loss weighted -d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 "
             "--flip --invert --distance so3 --scale unit --ksample 7 --skip-vol --skip-umap "
-            "--seed 3 --device cpu --threads 2 --restart"
+            "--seed 3 --device cpu --threads 2 --restart --precision bfloat16"
         )
         assert command.embed_config(parse(*given.split())) == EmbedConfig(
             workdir=os.path.abspath("w"),
@@ -72,7 +72,9 @@ class TestConfig:
             threads=2,
             restart=True,
             landmarks=LandmarkConfig(60, "farthest", os.path.abspath("i.pkl")),
-            volumes=VolumeConfig(32, 8.5, 1.3, os.path.abspath("m.mrc"), 0.7, True, True),
+            volumes=VolumeConfig(
+                32, 8.5, 1.3, os.path.abspath("m.mrc"), 0.7, True, True, "bfloat16"
+            ),
             distances=DistanceConfig("so3", "unit"),
             metric_map=MetricMapConfig(dimension=4, loss="weighted"),
             clusters=ClusterConfig(7, True, True),
@@ -93,7 +95,15 @@ class TestConfig:
 
     @pytest.mark.parametrize(
         "arguments",
-        ["", "w --sampling grid", "w --loss none", "w --threads 0", "w --dim auto", "w --flow"],
+        [
+            "",
+            "w --sampling grid",
+            "w --loss none",
+            "w --threads 0",
+            "w --dim auto",
+            "w --flow",
+            "w --precision half",
+        ],
     )
     def test_argparse_refuses(self, arguments, capsys):
         with pytest.raises(SystemExit) as stop:

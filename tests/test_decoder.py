@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import yaml
 from conftest import quiet, random_rotations
 
+from cryodrgn_metric import pairwise_distances
 from cryodrgn_metric.artifacts import save_pickle
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.errors import ArgumentError, UnsafeFileError, WorkdirError
@@ -190,6 +192,35 @@ def test_dtypes(vae_workdir, dtype):
     assert single.dtype == torch.float32
     # bfloat16 keeps 8 bits: half a percent after three layers; more on a half-trained model
     assert relative_error(other, single) < (1e-5 if dtype == "float64" else 0.03)
+
+
+def test_another_dtype_of_the_same_decoder(vae_workdir):
+    workdir = open_workdir(vae_workdir)
+    single = Decoder.from_workdir(workdir, device="cpu")
+    rounded = Decoder.from_workdir(workdir, "cpu", torch.bfloat16)
+    latents = workdir.latents[:1]
+    assert torch.equal(rounded.as_dtype(torch.float32).decode(latents), single.decode(latents))
+    assert torch.equal(single.as_dtype(torch.bfloat16).decode(latents), rounded.decode(latents))
+    assert single.as_dtype(torch.float32) is single
+
+
+def test_bfloat16_moves_delta_by_less_than_a_hundredth_of_its_median():
+    """Rounding is nearly the same in every volume, so distances err less than volumes do."""
+    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as path:
+        workdir = open_workdir(path)
+        single = Decoder.from_workdir(workdir, device="cpu")
+    latents = workdir.latents[:: len(workdir.latents) // 20]
+    volumes, rounded = (
+        decoder.decode(latents, 24) for decoder in (single, single.as_dtype(torch.bfloat16))
+    )
+    assert 1e-4 < relative_error(rounded, volumes) < 0.01
+    upper = np.triu_indices(len(latents), 1)
+    exact, found = (
+        pairwise_distances(each).distances.numpy()[upper] for each in (volumes, rounded)
+    )
+    assert np.abs(found - exact).max() < 0.01 * np.median(exact)
+    near = exact < np.quantile(exact, 0.1)
+    assert (np.abs(found - exact) / exact)[near].max() < 0.02
 
 
 def test_stream_gives_the_same_in_any_batches(vae_workdir, tolerance):

@@ -24,6 +24,7 @@ ORDER = """
     batch, cache, folder_lock, metric_folder, training_inputs
     workdir, fidelity
     host_models
+    perceptron
     decoder, landmarks, clusters
     volumes, networks
     distances

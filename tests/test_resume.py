@@ -224,6 +224,7 @@ CHANGED = {
     "low-pass": (("--low-pass", "12"), ""),
     "mask radius": (("--mask-radius", "0.7"), ""),
     "scale": (("--scale", "unit"), ""),
+    "precision": (("--precision", "bfloat16"), ""),
 }
 
 
