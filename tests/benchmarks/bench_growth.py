@@ -31,15 +31,14 @@ def test_growth(benchmark, record, quick, tmp_path):
     particles = PARTICLES[:2] if quick else PARTICLES
     volumes = SavedVolumes.make(tmp_path, BOX, max(sizes))
     distance = calibrated(volumes)
-    expanded = tuple(sizes) if quick else EXPANDED
-    series = {"expansion, of L": _expansion(volumes, distance, expanded)}
     features = features_of(volumes, distance)
     pairs = _distances(benchmark, distance, features, sizes)
-    series |= _learning(sizes) | _particles(particles)
-    figures = _figures(pairs, series)
+    linear = _expansion(volumes, distance, tuple(sizes) if quick else EXPANDED)
+    linear |= _learning(sizes) | _particles(particles)
+    figures = _figures(pairs, linear)
     settings = {"box": BOX, "lmax": distance.lmax, "L": f"{min(sizes)} to {max(sizes)}"}
     settings["N"] = f"{min(particles)} to {max(particles)}"
-    assert not record("growth", "growth", figures, settings, {"distances, of L": pairs} | series)
+    assert not record("growth", "growth", figures, settings, {"distances, of L": pairs} | linear)
 
 
 def _seconds(function, *arguments) -> float:
@@ -65,11 +64,11 @@ def _distances(benchmark, distance, features, sizes: dict[int, int]) -> dict[str
     return {"size": list(sizes), "seconds": seconds}
 
 
-def _expansion(volumes: SavedVolumes, distance, sizes) -> dict[str, list[float]]:
+def _expansion(volumes: SavedVolumes, distance, sizes) -> dict[str, dict[str, list[float]]]:
     def expand(size: int) -> None:
         features_of(SavedVolumes(volumes.path, BOX, size), distance)
 
-    return _line(sizes, expand, rounds=3)
+    return {"expansion, of L": _line(sizes, expand, rounds=3)}
 
 
 def _learning(sizes) -> dict[str, dict[str, list[float]]]:
