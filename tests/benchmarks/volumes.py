@@ -68,3 +68,24 @@ def rendered(atoms: np.ndarray, box: int) -> np.ndarray:
 def prepared(volumes: torch.Tensor) -> torch.Tensor:
     """Windowed, as volumes are compared."""
     return windowed(volumes, spherical_window(volumes.shape[-1], WINDOW_RADIUS))
+
+
+def opposite_ends(angle: float, box: int):
+    """Two volumes (2, box, box, box), the first hinge at -angle and +angle, turned at random."""
+    turns = Rotation.random(2, random_state=12)
+    motions = [np.array([end, 0.0, 0.0]) for end in (-angle, angle)]
+    drawn = [
+        rendered(turn.apply(molecule(motion)), box)
+        for motion, turn in zip(motions, turns, strict=True)
+    ]
+    return prepared(torch.from_numpy(np.stack(drawn)))
+
+
+def band_limited(volumes: torch.Tensor) -> torch.Tensor:
+    """Cut to the Fourier ball |k| <= n/2 - 1, in which our distance compares volumes."""
+    box = volumes.shape[-1]
+    axis = torch.fft.fftfreq(box, 1 / box)
+    squared = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
+    spectrum = torch.fft.fftn(volumes, dim=(-3, -2, -1))
+    spectrum *= squared <= (box / 2 - 1) ** 2
+    return torch.fft.ifftn(spectrum, dim=(-3, -2, -1)).real.contiguous()
