@@ -7,9 +7,12 @@ and works with as many threads as it likes. Its libraries are imported when it i
 installed by the extra `benchmark` alone.
 """
 
+import os
 import warnings
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -25,6 +28,7 @@ def _own_warnings():
 
 def aspire(first, second):
     """ASPIRE's align_BO: Bayesian optimisation over SO(3), then Nelder-Mead, at box 32."""
+    _aspire_settings()
     with _own_warnings():
         from aspire.utils import align_BO
         from aspire.volume import Volume
@@ -39,6 +43,16 @@ def aspire(first, second):
             seed=0,
         )
     return np.asarray(found, dtype=float)
+
+
+@cache
+def _aspire_settings():
+    """A temporary folder for the log, else written where one stands, and for its settings."""
+    folder = TemporaryDirectory(prefix="aspire")
+    settings = f"logging: {{log_dir: '{folder.name}', log_exceptions: 0}}\n"
+    Path(folder.name, "config.yaml").write_text(settings, encoding="utf-8")
+    os.environ["ASPIREDIR"] = folder.name  # read when it is imported
+    return folder  # kept until the interpreter ends
 
 
 def torch_fit_in_map(first, second):
