@@ -7,6 +7,7 @@ import pytest
 from benchmarks.record import Figure, Record, Work
 from benchmarks.report import PAGE, figure_lines, load_records, render
 
+PARTS = ("figures", "settings", "growth", "bounds", "machines", "estimates")
 RATE = Figure("rate", 1200.0, "pairs/s", target=1000, rounds=5)
 SLOW = Figure("again", 2.0, "ms", 1.5, "at most", True, "the floor", 1.0, 5, Work(2e9, 1e8, 0.01))
 RECORD = Record(
@@ -32,7 +33,7 @@ def test_the_page_is_rendered_from_the_records():
     assert render(page, load_records()) == page, "PYTHONPATH=tests python -m benchmarks.report"
 
 
-@pytest.mark.parametrize("part", ["figures", "bounds", "settings", "machines"])
+@pytest.mark.parametrize("part", PARTS)
 def test_every_table_has_its_place(part):
     page = PAGE.read_text(encoding="utf-8")
     assert f"<!-- begin {part} -->" in page and f"<!-- end {part} -->" in page
@@ -53,14 +54,12 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path):
 
 
 def test_tables_hold_the_figures():
-    marks = "".join(
-        f"<!-- begin {part} -->\n<!-- end {part} -->\n"
-        for part in ("figures", "bounds", "settings", "machines")
-    )
+    marks = "".join(f"<!-- begin {part} -->\n<!-- end {part} -->\n" for part in PARTS)
     page = render(marks, [RECORD])
-    assert "| all pairs | rate | 1,200 pairs/s | at least 1,000 pairs/s |  |  | met |" in page
+    assert "| all pairs | rate | 1,200 pairs/s | 5 | at least 1,000 pairs/s |  |  | met |" in page
     assert "at most 1.5 x | the floor: 1 ms | 2x | MISSED |" in page
     assert "200 G (50 % of peak) | 10 G (50 % of a copy's) | arithmetic |" in page
     assert "lmax 24" in page and "a CPU, 2 of 2 cores" in page
+    assert "| 10 ms | 103 µs | 205 µs | 29.9 µs | 59.7 µs |" in page
     assert render(page, [RECORD]) == page
     assert "Nothing is recorded yet." in render(page, [])

@@ -15,13 +15,14 @@ from cryodrgn_metric.threads import one_thread
 
 @dataclass(frozen=True)
 class Count:
-    """Operations and bytes of a piece of torch work."""
+    """Operations and bytes of a piece of torch work; products are part of the operations."""
 
     operations: float
     bytes: float
+    products: float
 
     def times(self, factor: float) -> Count:
-        return Count(self.operations * factor, self.bytes * factor)
+        return Count(self.operations * factor, self.bytes * factor, self.products * factor)
 
 
 def count(function) -> Count:
@@ -35,14 +36,16 @@ def count(function) -> Count:
     traffic, products = _Traffic(), FlopCounterMode(display=False)
     with one_thread(), traffic, products:
         function()
-    return Count(products.get_total_flops() + traffic.operations, traffic.bytes)
+    multiplied = float(products.get_total_flops())
+    return Count(multiplied + traffic.operations, traffic.bytes, multiplied)
 
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_addmm_activation")
 ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "_unsafe_view")
 LOOK_UPS = ("index", "gather", "index_select", "take", "embedding")  # read as much as they give
 SCATTERS = ("index_put", "index_put_", "_index_put_impl_", "scatter", "scatter_", "index_add_")
-MOVES = ("copy_", "clone", "cat", "_to_copy", "stack", "fill_", "zero_", "zeros", "full", "flip")
+MOVES = ("copy_", "clone", "cat", "_to_copy", "stack", "flip")
+MOVES += ("fill_", "zero_", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like")
 
 
 class _Traffic(TorchDispatchMode):

@@ -1,0 +1,215 @@
+"""Decoding V(z) at box 64 of a D = 128 model with cryoDRGN's default nets.
+
+Beside `eval_volume`, as cryoDRGN calls it, and beside our matrix products alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from conftest import quiet
+
+from benchmarks.counting import Count, count
+from benchmarks.record import Figure, Work
+from benchmarks.timing import Timing, in_turns
+from benchmarks.workdirs import Size, default_workdir
+from cryodrgn_metric.decoder import POINTS_PER_CHUNK, Decoder
+from cryodrgn_metric.distances.rotation import RotationDistance
+from cryodrgn_metric.so3.conventions import spherical_window, windowed
+from cryodrgn_metric.threads import map_in_threads
+from cryodrgn_metric.workdir import open_workdir
+
+BOX = 64
+CPU = torch.device("cpu")
+BATCH = 4  # volumes that one thread decodes together
+EVALUATED = 2  # volumes of cryoDRGN's in a round
+COMPARED = 16  # latents whose distances bfloat16 must keep
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model, by us and by cryoDRGN."""
+
+    size: Size
+    decoder: Decoder
+    coarse: Decoder  # bfloat16
+    host: torch.nn.Module
+    lattice: object
+    norm: tuple[float, float]
+    latents: np.ndarray
+
+    def decode(self, decoder: Decoder) -> None:
+        """A batch for every thread, as the command decodes."""
+        batches = [self.latents[:BATCH]] * torch.get_num_threads()
+        list(map_in_threads(lambda z: decoder.decode(z, BOX), batches, CPU))
+
+    def eval_volume(self, latent: np.ndarray) -> torch.Tensor:
+        """As `cryodrgn eval_vol -d 64` does."""
+        coordinates = self.lattice.get_downsample_coords(BOX + 1)
+        extent = self.lattice.extent * BOX / self.size.box
+        return self.host.eval_volume(coordinates, BOX + 1, extent, self.norm, latent)
+
+
+@pytest.fixture
+def subject(request, quick) -> Subject:
+    size = Size(width=64, steps=20) if quick else Size()
+    name = f"benchmarks-decoder-{size.width}-{size.steps}"
+    workdir = open_workdir(default_workdir(request.config.cache.mkdir(name), size))
+    with quiet():
+        from cryodrgn import config, models
+
+        settings = config.update_config_v1(str(workdir.config_path))
+        host, lattice = models.load_decoder(settings, str(workdir.weights_path), CPU)
+    decoders = [Decoder.from_workdir(workdir, "cpu", d) for d in (torch.float32, torch.bfloat16)]
+    return Subject(size, *decoders, host.eval(), lattice, workdir.norm, workdir.latents)
+
+
+def test_decoding(benchmark, record, quick, subject, peaks):
+    single = count(lambda: subject.decoder.decode(subject.latents[:1], BOX))
+    double = count(lambda: subject.decoder.decode(subject.latents[:2], BOX))
+    points = _points(subject.size, double.products - single.products)
+    timings = in_turns(
+        benchmark,
+        lambda: subject.decode(subject.decoder),
+        rounds=2 if quick else 5,
+        host=lambda: [subject.eval_volume(z) for z in subject.latents[:EVALUATED]],
+        products=lambda: _products(subject.size, points, torch.float32),
+        bfloat16=lambda: subject.decode(subject.coarse),
+        coarse_products=lambda: _products(subject.size, points, torch.bfloat16),
+    )
+    cost = _cost_of_one(single, double)
+    has_bfloat16 = peaks.bfloat16 > peaks.float32
+    figures = _speed(timings, cost) + _speed_of_bfloat16(timings, cost, has_bfloat16)
+    figures += [_difference(subject), _error_of_bfloat16(subject)]
+    settings = {"D": subject.size.box, "box": BOX, "width": subject.size.width}
+    settings |= {"hidden layers": subject.size.layers, "zdim": subject.size.zdim, "points": points}
+    assert not record("decoding", "decoding V(z)", figures, settings)
+
+
+# -- the floor
+
+
+def _points(size: Size, products: float) -> int:
+    """How many points are evaluated, from what one more volume multiplies."""
+    return round(products / (2 * size.layers * size.width**2 + 4 * size.width))
+
+
+def _products(size: Size, points: int, dtype: torch.dtype) -> None:
+    """The matrix products of as many volumes as `Subject.decode` decodes, and nothing else."""
+    chunk, encoded = POINTS_PER_CHUNK["cpu"], 3 * size.box
+    first = torch.ones(encoded, size.width, dtype=dtype)
+    hidden = torch.ones(size.width, size.width, dtype=dtype)
+    last = torch.ones(size.width, 2, dtype=dtype)
+
+    def multiply(_) -> None:
+        features = torch.ones(chunk, encoded, dtype=dtype)
+        scratch = [torch.zeros(chunk, size.width, dtype=dtype) for _ in range(2)]
+        for start in range(0, points, chunk):
+            rows = min(chunk, points - start)
+            one, other = (array[:rows] for array in scratch)
+            torch.mm(features[:rows], first, out=one)
+            for _ in range(BATCH):
+                for _ in range(size.layers):
+                    torch.mm(one, hidden, out=other)
+                torch.mm(other, last)
+
+    with torch.inference_mode():
+        list(map_in_threads(multiply, range(torch.get_num_threads()), CPU))
+
+
+# -- figures
+
+
+def _cost_of_one(single: Count, double: Count) -> Count:
+    """Of one volume in a batch: the encoding and the first layer are shared."""
+    shared = 2 * single.operations - double.operations, 2 * single.bytes - double.bytes
+    return Count(
+        double.operations - single.operations + shared[0] / BATCH,
+        double.bytes - single.bytes + shared[1] / BATCH,
+        double.products - single.products,
+    )
+
+
+def _rate(timing: Timing, volumes: int) -> float:
+    return volumes / timing.median
+
+
+def _speed(timings: dict[str, Timing], cost: Count) -> list[Figure]:
+    decoded = BATCH * torch.get_num_threads()
+    ours, rounds = _rate(timings["ours"], decoded), timings["ours"].rounds
+    return [
+        Figure(
+            "float32",
+            ours,
+            "volumes/s",
+            target=2.0,
+            of_ratio=True,
+            reference="eval_volume",
+            reference_value=_rate(timings["host"], EVALUATED),
+            rounds=rounds,
+            work=Work(cost.operations, cost.bytes, 1 / ours),
+        ),
+        Figure(
+            "float32, beside its floor",
+            1 / ours,
+            "s/volume",
+            target=1.25,
+            direction="at most",
+            of_ratio=True,
+            reference="our matrix products alone",
+            reference_value=timings["products"].median / decoded,
+            rounds=rounds,
+        ),
+    ]
+
+
+def _speed_of_bfloat16(timings: dict[str, Timing], cost: Count, has: bool) -> list[Figure]:
+    """Half the bytes, nearly; promised only where the CPU multiplies bfloat16 faster."""
+    decoded = BATCH * torch.get_num_threads()
+    ours, rounds = _rate(timings["bfloat16"], decoded), timings["bfloat16"].rounds
+    return [
+        Figure(
+            "bfloat16",
+            ours,
+            "volumes/s",
+            target=4.5 if has else None,
+            of_ratio=True,
+            reference="eval_volume in float32",
+            reference_value=_rate(timings["host"], EVALUATED),
+            rounds=rounds,
+            work=Work(cost.operations, cost.bytes / 2, 1 / ours, "bfloat16"),
+        ),
+        Figure(
+            "bfloat16, beside its floor",
+            1 / ours,
+            "s/volume",
+            reference="our matrix products alone, in bfloat16",
+            reference_value=timings["coarse_products"].median / decoded,
+            rounds=rounds,
+        ),
+    ]
+
+
+def _difference(subject: Subject) -> Figure:
+    theirs = subject.eval_volume(subject.latents[0])
+    ours = subject.decoder.decode(subject.latents[:1], BOX)[0]
+    difference = float((ours - theirs).norm() / theirs.norm())
+    return Figure("difference from eval_volume, of its norm", difference, "", 1e-5, "at most")
+
+
+def _error_of_bfloat16(subject: Subject) -> Figure:
+    """What bfloat16 does to Delta, in percent of the median Delta."""
+    window, distance = spherical_window(BOX), RotationDistance(BOX)
+    exact, coarse = (
+        windowed(decoder.decode(subject.latents[:COMPARED], BOX), window)
+        for decoder in (subject.decoder, subject.coarse)
+    )
+    distance.calibrate(distance.full_features(exact[:10]))
+    upper = torch.triu_indices(COMPARED, COMPARED, 1).unbind()
+    true, found = (
+        distance.pairwise(distance.features(volumes)).distances[upper]
+        for volumes in (exact, coarse)
+    )
+    error = 100 * float((found - true).abs().median() / true.median())
+    return Figure("error of Delta by bfloat16, of the median", error, "%", 1, "at most")

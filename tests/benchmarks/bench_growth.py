@@ -1,0 +1,127 @@
+"""How each stage grows: distances with the square of L at a flat cost per pair, the rest linearly.
+
+Up to --landmarks 2000 at box 64; the sizes from 500 on are measured once, as they take minutes.
+"""
+
+import time
+from statistics import median
+
+import numpy as np
+
+from benchmarks.bench_transform import latents
+from benchmarks.record import Figure
+from benchmarks.volumes import SavedVolumes, calibrated, features_of
+from cryodrgn_metric.clusters import cluster_kmeans
+from cryodrgn_metric.config import ClusterConfig
+from cryodrgn_metric.distance_net import DistanceNet
+from cryodrgn_metric.metric_map import MetricMap
+
+BOX = 64
+LANDMARKS = {100: 5, 200: 3, 500: 1, 1000: 1, 2000: 1}  # L: rounds
+PARTICLES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
+EXPANDED = (100, 200, 500)  # of 2000 volumes
+
+FLAT = 1.2  # the cost of a pair at the largest L, of that at the smallest
+LINEAR = 1.1  # the slope of a linear stage in the log-log plot, at most
+QUADRATIC = 2.1
+
+
+def test_growth(benchmark, record, quick, tmp_path):
+    sizes = {12: 1, 24: 1, 48: 1} if quick else LANDMARKS
+    particles = PARTICLES[:2] if quick else PARTICLES
+    volumes = SavedVolumes.make(tmp_path, BOX, max(sizes))
+    distance = calibrated(volumes)
+    expanded = tuple(sizes) if quick else EXPANDED
+    series = {"expansion, of L": _expansion(volumes, distance, expanded)}
+    features = features_of(volumes, distance)
+    lines = {"distances, of L": {"size": list(sizes), "seconds": []}}
+    for size, rounds in sizes.items():
+        seconds = [_seconds(distance.pairwise, features[..., :size]) for _ in range(rounds)]
+        lines["distances, of L"]["seconds"].append(median(seconds))
+    series |= _learning(sizes) | _particles(particles)
+    benchmark.pedantic(distance.pairwise, (features[..., : min(sizes)],), rounds=5)
+    figures = _figures(lines["distances, of L"], series)
+    settings = {"box": BOX, "lmax": distance.lmax, "L": f"{min(sizes)} to {max(sizes)}"}
+    settings["N"] = f"{min(particles)} to {max(particles)}"
+    assert not record("growth", "growth", figures, settings, lines | series)
+
+
+def _seconds(function, *arguments) -> float:
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def _line(sizes, function, rounds: int = 5) -> dict[str, list[float]]:
+    """Median seconds of function(size) for every size."""
+    seconds = [median(_seconds(function, size) for _ in range(rounds)) for size in sizes]
+    return {"size": list(sizes), "seconds": seconds}
+
+
+def _expansion(volumes: SavedVolumes, distance, sizes) -> dict[str, list[float]]:
+    def expand(size: int) -> None:
+        features_of(SavedVolumes(volumes.path, BOX, size), distance)
+
+    return _line(sizes, expand, rounds=3)
+
+
+def _learning(sizes) -> dict[str, dict[str, list[float]]]:
+    """h_psi takes as many steps whatever L is, of all pairs among a batch."""
+    z = latents(max(sizes))
+    apart = np.linalg.norm(z[:, None] - z, axis=-1)
+
+    def fit(size: int) -> None:
+        DistanceNet(max_epochs=30, progress=False).fit(z[:size], apart[:size, :size])
+
+    return {"h_psi, of L": _line(sizes, fit)}
+
+
+def _particles(sizes) -> dict[str, dict[str, list[float]]]:
+    """What sees every particle: f_xi, z' and the clusters of it."""
+    z = latents(max(sizes))
+
+    def fitted(size: int) -> MetricMap:
+        map_of = MetricMap(steps=300, progress=False)
+        return map_of.fit(z[:size], lambda a, b: (a - b).norm(dim=1))
+
+    metric_map = fitted(min(sizes))
+    z_metric = metric_map.transform(z)
+    return {
+        "f_xi, of N": _line(sizes, fitted),
+        "transform, of N": _line(sizes, lambda size: metric_map.transform(z[:size])),
+        "clusters, of N": _line(
+            sizes, lambda size: cluster_kmeans(z_metric[:size], ClusterConfig(), 0)
+        ),
+    }
+
+
+def _figures(distances: dict[str, list[float]], linear: dict[str, dict]) -> list[Figure]:
+    first, last = (_cost_of_a_pair(distances, place) for place in (0, -1))
+    flat = Figure(
+        f"a pair at L = {distances['size'][-1]}",
+        1e3 * last,
+        "ms",
+        target=FLAT,
+        direction="at most",
+        of_ratio=True,
+        reference=f"a pair at L = {distances['size'][0]}",
+        reference_value=1e3 * first,
+    )
+    slope = Figure("distances, of L", _slope(distances), "", QUADRATIC, "at most", note="slope")
+    slopes = [
+        Figure(name, _slope(line), "", LINEAR, "at most", note="slope")
+        for name, line in linear.items()
+    ]
+    return [flat, slope, *slopes]
+
+
+def _cost_of_a_pair(line: dict[str, list[float]], place: int) -> float:
+    size = line["size"][place]
+    return line["seconds"][place] / (size * (size - 1) / 2)
+
+
+def _slope(line: dict[str, list[float]]) -> float:
+    """Of the plot, over the larger half of the sizes: what is constant hides less there."""
+    half = len(line["size"]) // 2
+    logarithms = np.log(line["size"][half:]), np.log(line["seconds"][half:])
+    return float(np.polyfit(*logarithms, 1)[0])

@@ -1,0 +1,48 @@
+"""Peak memory of a function, in a process of its own: `peak_memory_of("volumes:compare", ...)`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cryodrgn_metric.runlog import peak_memory_in_bytes
+
+TESTS = Path(__file__).parents[1]
+
+
+def peak_memory_of(function: str, *arguments: object) -> int:
+    """Bytes resident at most while a function of this folder runs, with all that it imports.
+
+    Arguments:
+        function: "module:name"; it takes its arguments as text.
+    """
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "benchmarks.memory", function, *map(str, arguments)]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1])
+
+
+def main(function: str, *arguments: str) -> None:
+    module, _, name = function.partition(":")
+    getattr(importlib.import_module(f"benchmarks.{module}"), name)(*arguments)
+    print(_peak_since_start_in_bytes())
+
+
+def _peak_since_start_in_bytes() -> int:
+    """On Linux not from getrusage, which counts what the parent held when it started us."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return peak_memory_in_bytes()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
