@@ -21,11 +21,13 @@ from scipy.spatial.transform import Rotation
 import cryodrgn_metric as cm
 from benchmarks import peers, scoring
 from benchmarks.record import Figure
-from benchmarks.volumes import band_limited, ensemble, opposite_ends, small_differences
+from benchmarks.volumes import ensemble, molecule, rendered
+from cryodrgn_metric.so3.conventions import spherical_window, windowed
 
 BOX = 64
 CLOSER = 1e-4  # relative: float32 tells no nearer pair of descriptions of one minimum apart
 LOST_IN_DEGREES = 10
+ENDS_IN_DEGREES = (10, 20, 40)
 
 
 @dataclass(frozen=True)
@@ -101,18 +103,37 @@ class Beside:
 
 @pytest.fixture(scope="module")
 def volumes(quick):
-    """Large and small changes, and one molecule open and closed; every one turned at random."""
-    large, small = (20, 4) if quick else (240, 8)
-    parts = [ensemble(large, BOX), small_differences(small, BOX), opposite_ends(40.0, BOX)]
-    return band_limited(torch.cat(parts)).numpy()
+    """Small changes, then one molecule ever further open and closed; all turned at random."""
+    small = ensemble(20 if quick else 244, BOX)
+    return _band_limited(torch.cat([small, _opposite_ends()])).numpy()
 
 
 @pytest.fixture(scope="module")
 def pairs(volumes, quick):
-    """Which the peers get: three of large changes, four of small ones, open and closed."""
-    count = len(volumes)
-    chosen = [(first, first + 1) for first in (0, 2, 4, *range(count - 10, count, 2))]
+    """Which the peers get: five of small changes, one of each open and closed."""
+    last = len(volumes)
+    chosen = [(first, first + 1) for first in (0, 2, 4, 6, *range(last - 8, last, 2))]
     return chosen[-2:] if quick else chosen
+
+
+def _opposite_ends():
+    """Pairs of volumes with the first hinge turned by -angle and by +angle."""
+    turns = Rotation.random(2 * len(ENDS_IN_DEGREES), random_state=12)
+    angles = [end for angle in ENDS_IN_DEGREES for end in (-angle, angle)]
+    drawn = [
+        rendered(turn.apply(molecule(np.array([angle, 0, 0]))), BOX)
+        for turn, angle in zip(turns, angles, strict=True)
+    ]
+    return windowed(torch.stack(drawn), spherical_window(BOX))
+
+
+def _band_limited(volumes):
+    """Cut to the Fourier ball |k| <= n/2 - 1, in which our distance compares volumes."""
+    axis = torch.fft.fftfreq(BOX, 1 / BOX)
+    squared = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
+    inside = squared <= (BOX / 2 - 1) ** 2
+    spectra = torch.fft.fftn(volumes, dim=(-3, -2, -1)) * inside
+    return torch.fft.ifftn(spectra, dim=(-3, -2, -1)).real.contiguous()
 
 
 @pytest.fixture(scope="module")
