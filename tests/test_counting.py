@@ -3,6 +3,7 @@
 import pytest
 import torch
 from benchmarks.counting import count
+from benchmarks.machine import fastest_product
 
 A = torch.ones(30, 40)
 B = torch.ones(40, 50)
@@ -39,6 +40,20 @@ def test_inference_mode_is_counted_too():
             torch.addmm(torch.ones(50), A, B)
 
     assert count(work).products == 2 * 30 * 40 * 50
+
+
+def test_the_fastest_product_multiplies_and_is_counted():
+    product = fastest_product(B, 30)
+    assert torch.allclose(product(A), A @ B)
+    assert count(lambda: product(A)).products == 2 * 30 * 40 * 50
+
+
+def test_onednn_is_counted():
+    packed = torch.ops.mkldnn._reorder_linear_weight(B.mT.contiguous(), 30)
+    linear = torch.ops.mkldnn._linear_pointwise
+    counted = count(lambda: linear(A, packed, None, "none", [], ""))
+    assert counted.operations == 2 * 30 * 40 * 50
+    assert counted.bytes == 4 * (30 * 40 + 40 * 50 + 30 * 50)
 
 
 def test_a_look_up_reads_what_it_gives():

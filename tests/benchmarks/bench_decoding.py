@@ -11,6 +11,7 @@ import torch
 from conftest import quiet
 
 from benchmarks.counting import Count, count
+from benchmarks.machine import fastest_product
 from benchmarks.record import Figure, Work
 from benchmarks.timing import Timing, in_turns
 from benchmarks.workdirs import Size, default_workdir
@@ -66,21 +67,19 @@ def subject(request, quick) -> Subject:
 
 
 def test_decoding(benchmark, record, quick, subject, peaks):
-    single = count(lambda: subject.decoder.decode(subject.latents[:1], BOX))
-    double = count(lambda: subject.decoder.decode(subject.latents[:2], BOX))
-    points = _points(subject.size, double.products - single.products)
+    cost, coarse_cost = (_cost_of_one(subject, d) for d in (subject.decoder, subject.coarse))
+    points = _points(subject.size, cost.products)
     timings = in_turns(
         benchmark,
         lambda: subject.decode(subject.decoder),
         rounds=2 if quick else 5,
         host=lambda: [subject.eval_volume(z) for z in subject.latents[:EVALUATED]],
-        products=lambda: _products(subject.size, points, torch.float32),
+        products=_floor(subject.size, points, torch.float32),
         bfloat16=lambda: subject.decode(subject.coarse),
-        coarse_products=lambda: _products(subject.size, points, torch.bfloat16),
+        coarse_products=_floor(subject.size, points, torch.bfloat16),
     )
-    cost = _cost_of_one(single, double)
-    has_bfloat16 = peaks.bfloat16 > peaks.float32
-    figures = _speed(timings, cost) + _speed_of_bfloat16(timings, cost, has_bfloat16)
+    figures = _speed(timings, cost)
+    figures += _speed_of_bfloat16(timings, coarse_cost, peaks.bfloat16 > peaks.float32)
     figures += [_difference(subject), _error_of_bfloat16(subject)]
     settings = {"D": subject.size.box, "box": BOX, "width": subject.size.width}
     settings |= {"hidden layers": subject.size.layers, "zdim": subject.size.zdim, "points": points}
@@ -90,45 +89,47 @@ def test_decoding(benchmark, record, quick, subject, peaks):
 # -- the floor
 
 
+def _cost_of_one(subject: Subject, decoder: Decoder) -> Count:
+    """Of one volume more; what all volumes of a batch share is left out of it, and small."""
+    one, two = (
+        count(lambda volumes=volumes: decoder.decode(subject.latents[:volumes], BOX))
+        for volumes in (1, 2)
+    )
+    return Count(
+        two.operations - one.operations, two.bytes - one.bytes, two.products - one.products
+    )
+
+
 def _points(size: Size, products: float) -> int:
     """How many points are evaluated, from what one more volume multiplies."""
     return round(products / (2 * size.layers * size.width**2 + 4 * size.width))
 
 
-def _products(size: Size, points: int, dtype: torch.dtype) -> None:
-    """The matrix products of as many volumes as `Subject.decode` decodes, and nothing else."""
+def _floor(size: Size, points: int, dtype: torch.dtype):
+    """The matrix products of as many volumes as `Subject.decode` decodes, and nothing else.
+
+    Of the dtype are the hidden layers; the first and the last are float32.
+    """
     chunk, encoded = POINTS_PER_CHUNK["cpu"], 3 * size.box
-    first = torch.ones(encoded, size.width, dtype=dtype)
-    hidden = torch.ones(size.width, size.width, dtype=dtype)
-    last = torch.ones(size.width, 2, dtype=dtype)
+    shapes = [(encoded, size.width), (size.width, size.width), (size.width, 2)]
+    dtypes = [torch.float32, dtype, torch.float32]
+    weights = [torch.ones(shape, dtype=d) for shape, d in zip(shapes, dtypes, strict=True)]
+    first, hidden, last = (fastest_product(weight, chunk) for weight in weights)
+    inputs = [torch.ones(chunk, len(weight), dtype=weight.dtype) for weight in weights]
 
     def multiply(_) -> None:
-        features = torch.ones(chunk, encoded, dtype=dtype)
-        scratch = [torch.zeros(chunk, size.width, dtype=dtype) for _ in range(2)]
         for start in range(0, points, chunk):
-            rows = min(chunk, points - start)
-            one, other = (array[:rows] for array in scratch)
-            torch.mm(features[:rows], first, out=one)
+            features, values, outputs = (array[: points - start] for array in inputs)
+            first(features)
             for _ in range(BATCH):
                 for _ in range(size.layers):
-                    torch.mm(one, hidden, out=other)
-                torch.mm(other, last)
+                    hidden(values)
+                last(outputs)
 
-    with torch.inference_mode():
-        list(map_in_threads(multiply, range(torch.get_num_threads()), CPU))
+    return lambda: list(map_in_threads(multiply, range(torch.get_num_threads()), CPU))
 
 
 # -- figures
-
-
-def _cost_of_one(single: Count, double: Count) -> Count:
-    """Of one volume in a batch: the encoding and the first layer are shared."""
-    shared = 2 * single.operations - double.operations, 2 * single.bytes - double.bytes
-    return Count(
-        double.operations - single.operations + shared[0] / BATCH,
-        double.bytes - single.bytes + shared[1] / BATCH,
-        double.products - single.products,
-    )
 
 
 def _rate(timing: Timing, volumes: int) -> float:
@@ -165,7 +166,7 @@ def _speed(timings: dict[str, Timing], cost: Count) -> list[Figure]:
 
 
 def _speed_of_bfloat16(timings: dict[str, Timing], cost: Count, has: bool) -> list[Figure]:
-    """Half the bytes, nearly; promised only where the CPU multiplies bfloat16 faster."""
+    """Promised only where the CPU multiplies bfloat16 faster."""
     decoded = BATCH * torch.get_num_threads()
     ours, rounds = _rate(timings["bfloat16"], decoded), timings["bfloat16"].rounds
     return [
@@ -178,7 +179,7 @@ def _speed_of_bfloat16(timings: dict[str, Timing], cost: Count, has: bool) -> li
             reference="eval_volume in float32",
             reference_value=_rate(timings["host"], EVALUATED),
             rounds=rounds,
-            work=Work(cost.operations, cost.bytes / 2, 1 / ours, "bfloat16"),
+            work=Work(cost.operations, cost.bytes, 1 / ours, "bfloat16"),
         ),
         Figure(
             "bfloat16, beside its floor",

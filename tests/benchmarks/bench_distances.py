@@ -21,8 +21,10 @@ VOLUMES = 500
 CONVERGED = 33  # volumes whose first 500 pairs are measured again without any limit
 COUNTED = 64  # volumes whose pairs are counted
 
-# box: (pairs a second that are promised, volumes that are timed, rounds)
-ROWS = {64: (1000, 500, 3), 32: (2500, 500, 5), 128: (150, 160, 3)}
+ROUNDS = 5
+
+# box: (pairs a second that are promised, volumes that are timed)
+ROWS = {64: (1000, VOLUMES), 32: (2500, VOLUMES), 128: (150, 160)}
 
 
 @dataclass
@@ -45,10 +47,10 @@ class Run:
 
 @pytest.mark.parametrize("box", ROWS)
 def test_all_pairs(benchmark, record, quick, box, tmp_path):
-    promised, timed, rounds = ROWS[box]
+    promised, timed = ROWS[box]
     volumes = SavedVolumes.make(tmp_path, box, 12 if quick else timed)
     distance, run = calibrated(volumes), Run()
-    benchmark.pedantic(run.measure, (volumes, distance), rounds=1 if quick else rounds)
+    benchmark.pedantic(run.measure, (volumes, distance), rounds=1 if quick else ROUNDS)
     figures = _speed(run, distance, promised, volumes.count)
     peak = peak_memory_of("bench_distances:compare_saved", volumes.path, box, volumes.count)
     figures.append(Figure("peak memory", peak / 1e9, "GB", target=4, direction="at most"))

@@ -1,7 +1,7 @@
 """All-pairs distances at 64^3 beside other programs: seconds a pair, and how near they come.
 
 Everybody gets the same windowed, band-limited volumes and all threads; every rotation found is
-scored by the same judge (`scoring`). Ours is timed right before each peer, so that whatever else
+scored by the same judge (`scoring`). Ours is timed right after each peer, so that whatever else
 the machine does meets both, expansion and calibration included. Python 3.11 or later:
 torch-fit-in-map asks for it.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from benchmarks.volumes import ensemble, molecule, rendered
 from cryodrgn_metric.so3.conventions import spherical_window, windowed
 
 BOX = 64
-CLOSER = 1e-4  # relative: float32 tells no nearer pair of descriptions of one minimum apart
+CLOSER = 1e-4  # relative: what float32 and the band limit leave between two looks at one minimum
 LOST_IN_DEGREES = 10
 ENDS_IN_DEGREES = (10, 20, 40)
 
@@ -40,7 +41,7 @@ class Peer:
         target: At least this ratio of seconds a pair.
         share: How much of the whole search `timed` does; its seconds are extrapolated.
         scored: What finds the rotations that are scored; None: `timed` does.
-        scored_pairs: How many of the last pairs are scored; None: all that are timed.
+        scored_pairs: How many of the last pairs `scored` works on.
         note: What a reader must know beside its seconds.
     """
 
@@ -49,7 +50,7 @@ class Peer:
     target: float
     share: float = 1.0
     scored: Callable | None = None
-    scored_pairs: int | None = None
+    scored_pairs: int = 0
     note: str = ""
 
     @property
@@ -73,23 +74,30 @@ PEERS = [
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What one peer and ours did in turns.
+class Timed:
+    """Rotations, and what they took.
 
     Arguments:
-        seconds: Of the peer, per pair.
-        busy: CPU seconds of the peer per second.
-        ours: Seconds a pair, sustained over all pairs.
-        ours_busy: CPU seconds of ours per second.
-        pairs: Which volumes were scored.
-        beyond: Distance at the peer's rotation over that at ours, less 1, per scored pair.
-        degrees: Between the two rotations.
+        seconds: A pair; one number for each measurement.
+        busy: CPU seconds per second: how many cores were used.
+        rotations: Of all pairs of volumes, or by pair.
     """
 
     seconds: list[float]
     busy: float
-    ours: float
-    ours_busy: float
+    rotations: Any
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How far beyond ours a peer's rotations end.
+
+    Arguments:
+        pairs: Of volumes, those that were scored.
+        beyond: Distance at the peer's rotation over that at ours, less 1.
+        degrees: Between the two rotations.
+    """
+
     pairs: list[tuple[int, int]]
     beyond: list[float]
     degrees: list[float]
@@ -99,6 +107,10 @@ class Beside:
         """Pairs in which the peer found a smaller distance than ours: bugs of ours."""
         scored = zip(self.pairs, self.beyond, strict=True)
         return {pair: beyond for pair, beyond in scored if beyond < -CLOSER}
+
+    @property
+    def lost(self):
+        return sum(degrees > LOST_IN_DEGREES for degrees in self.degrees)
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +148,6 @@ def _band_limited(volumes):
     return torch.fft.ifftn(spectra, dim=(-3, -2, -1)).real.contiguous()
 
 
-@pytest.fixture(scope="module")
-def results():
-    """`Beside` by the peer's name."""
-    return {}
-
-
 # -- first of all: who is asked, and who judges, turns the same way
 
 
@@ -174,97 +180,91 @@ def test_the_judge_agrees_with_the_closed_form():
 # -- then one after the other, each beside ours
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
-def test_peer(peer, benchmark, volumes, pairs, results):
-    seconds, ours_busy, rotations = _all_pairs(volumes)
-    found, busy = _timed(peer, benchmark, volumes, pairs)
-    scored = pairs if peer.scored_pairs is None else pairs[-peer.scored_pairs :]
-    if peer.scored is not None:
-        found = [peer.scored(volumes[i], volumes[j]) for i, j in scored]
-    mine = [rotations[pair].astype(float) for pair in scored]
-    results[peer.name] = Beside(
-        seconds=[second / peer.share for second in benchmark.stats.stats.data],
-        busy=busy,
-        ours=seconds,
-        ours_busy=ours_busy,
-        pairs=scored,
-        beyond=[
-            scoring.distance(volumes[i], volumes[j], theirs)
-            / scoring.distance(volumes[i], volumes[j], own)
-            - 1
-            for (i, j), theirs, own in zip(scored, found, mine, strict=True)
-        ],
-        degrees=[scoring.angle_between(*both) for both in zip(found, mine, strict=True)],
+def test_all_pairs_beside_other_programs(benchmark, record, volumes, pairs):
+    waiting, theirs, ours = iter(PEERS), [], []
+
+    def next_peer():
+        theirs.append(_timed_peer(next(waiting), volumes, pairs))
+
+    def all_pairs():
+        ours.append(_timed_all_pairs(volumes))
+
+    benchmark.pedantic(all_pairs, setup=next_peer, rounds=len(PEERS), iterations=1)
+    judged = [_judged(*both, volumes) for both in zip(theirs, ours, strict=True)]
+    results = list(zip(PEERS, theirs, ours, judged, strict=True))
+    missed = record(
+        "peers",
+        f"all pairs at {BOX}^3",
+        [figure for result in results for figure in _figures(*result)],
+        {"box": BOX, "volumes": len(volumes), "pairs of each peer": len(pairs)},
+        {
+            peer.name: vars(scored) | {"seconds": timed.seconds}
+            for peer, timed, _, scored in results
+        },
     )
-
-
-def _all_pairs(volumes):
-    """Ours, of all pairs: seconds a pair, CPU seconds per second, rotations."""
-    start, busy = time.perf_counter(), time.process_time()
-    rotations = cm.pairwise_distances(volumes, window=None).rotations
-    seconds, busy = time.perf_counter() - start, time.process_time() - busy
-    return seconds / (len(volumes) * (len(volumes) - 1) / 2), busy / seconds, rotations
-
-
-def _timed(peer, benchmark, volumes, pairs):
-    """The peer's rotation of every pair, a round each, and its CPU seconds per second.
-
-    The check of its adapter has loaded its libraries.
-    """
-    waiting, found = iter(pairs), []
-
-    def align(first, second):
-        found.append(peer.timed(first, second))
-
-    def next_pair():
-        i, j = next(waiting)
-        return (volumes[i], volumes[j]), {}
-
-    start = time.process_time()
-    benchmark.pedantic(align, setup=next_pair, rounds=len(pairs), iterations=1)
-    return found, (time.process_time() - start) / sum(benchmark.stats.stats.data)
-
-
-def test_ours_is_faster_and_nobody_comes_closer(record, volumes, pairs, results):
-    assert list(results) == [peer.name for peer in PEERS], "run the whole file"
-    figures = [figure for peer in PEERS for figure in _figures(peer, results[peer.name])]
-    settings = {"box": BOX, "volumes": len(volumes), "pairs of each peer": len(pairs)}
-    series = {name: vars(result) for name, result in results.items()}
-    missed = record("peers", f"all pairs at {BOX}^3", figures, settings, series)
-    closer = {name: result.closer for name, result in results.items() if result.closer}
+    closer = {peer.name: scored.closer for peer, _, _, scored in results if scored.closer}
     assert not closer, "a peer found a smaller distance than ours"
     assert not missed
 
 
-def _figures(peer, result):
-    """Seconds against ours, and how far beyond our distances its rotations end."""
-    count = len(result.pairs)
-    lost = sum(degrees > LOST_IN_DEGREES for degrees in result.degrees)
-    how = f"{result.busy:.2f} cores busy"
+def _timed_all_pairs(volumes):
+    start, busy = time.perf_counter(), time.process_time()
+    rotations = cm.pairwise_distances(volumes, window=None).rotations.astype(float)
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
+    return Timed([2 * seconds / (len(volumes) * (len(volumes) - 1))], busy / seconds, rotations)
+
+
+def _timed_peer(peer, volumes, pairs):
+    """Pair by pair. The check of the adapter has loaded the peer's libraries."""
+    seconds, rotations, busy = [], {}, time.process_time()
+    for i, j in pairs:
+        start = time.perf_counter()
+        rotations[i, j] = peer.timed(volumes[i], volumes[j])
+        seconds.append(time.perf_counter() - start)
+    busy = (time.process_time() - busy) / sum(seconds)
+    if peer.scored is not None:
+        last = pairs[-peer.scored_pairs :]
+        rotations = {(i, j): peer.scored(volumes[i], volumes[j]) for i, j in last}
+    return Timed([second / peer.share for second in seconds], busy, rotations)
+
+
+def _judged(theirs, ours, volumes):
+    beyond, degrees = [], []
+    for (i, j), rotation in theirs.rotations.items():
+        both = (rotation, ours.rotations[i, j])
+        reached, least = (scoring.distance(volumes[i], volumes[j], turn) for turn in both)
+        beyond.append(reached / least - 1)
+        degrees.append(scoring.angle_between(*both))
+    return Judged(list(theirs.rotations), beyond, degrees)
+
+
+def _figures(peer, theirs, ours, judged):
+    """Seconds against ours, and how far beyond our distances the peer's rotations end."""
+    scored = len(judged.pairs)
     return [
         Figure(
             f"{peer.name}: seconds a pair",
-            median(result.seconds),
+            median(theirs.seconds),
             "s",
             target=peer.target,
             of_ratio=True,
-            reference=f"ours, {result.ours_busy:.2f} cores busy",
-            reference_value=result.ours,
-            rounds=len(result.seconds),
-            note=f"{how}; {peer.note}",
+            reference=f"ours, {ours.busy:.2f} cores busy",
+            reference_value=median(ours.seconds),
+            rounds=len(theirs.seconds),
+            note=f"{theirs.busy:.2f} cores busy; {peer.note}",
         ),
         Figure(
             f"{peer.name}: distance beyond ours, median",
-            100 * median(result.beyond),
+            100 * median(judged.beyond),
             "%",
-            rounds=count,
-            note=f"{lost} of {count} pairs lost",
+            rounds=scored,
+            note=f"{judged.lost} of {scored} pairs lost",
         ),
         Figure(
             f"{peer.name}: distance beyond ours, least",
-            100 * min(result.beyond),
+            100 * min(judged.beyond),
             "%",
             target=-100 * CLOSER,
-            rounds=count,
+            rounds=scored,
         ),
     ]

@@ -4,6 +4,7 @@ Plain `pytest` collects none of them (their files are not named test_*.py) and d
 pytest-benchmark.
 """
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def record(request, peaks, quick):
     Call it before any target is checked, and assert that nothing comes back: a miss is then
     recorded, too, and fails. A quick run misses nothing.
     """
+    start = time.perf_counter()
 
     def recorded(
         row: str, title: str, figures: list[Figure], settings=None, series=None
@@ -72,6 +74,7 @@ def record(request, peaks, quick):
             title,
             command,
             figures,
+            time.perf_counter() - start,
             describe(),
             asdict(peaks),
             settings or {},

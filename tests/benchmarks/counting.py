@@ -28,19 +28,27 @@ class Count:
 def count(function) -> Count:
     """Operations and bytes of everything that torch does in `function()`, with one thread.
 
-    Dispatch modes belong to one thread, so the work must not leave it. Products and sums of
-    matrix products are counted by torch's FlopCounterMode; any other operation as one per
-    element; an FFT as 5 n log2 n. Bytes are the sizes of all inputs and outputs of each
-    operation that isn't a view: what would be moved without any cache.
+    Dispatch modes belong to one thread, so the work must not leave it. Matrix products are counted
+    by torch's FlopCounterMode; any other operation as one per element; an FFT as 5 n log2 n. Bytes
+    are the sizes of all inputs and outputs of each operation that isn't a view: what would be
+    moved without any cache.
     """
-    traffic, products = _Traffic(), FlopCounterMode(display=False)
+    traffic = _Traffic()
+    products = FlopCounterMode(display=False, custom_mapping=ONEDNN)
     with one_thread(), traffic, products:
         function()
     multiplied = float(products.get_total_flops())
     return Count(multiplied + traffic.operations, traffic.bytes, multiplied)
 
 
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_addmm_activation")
+def _linear(values, weight, *_, out_shape=None, **__) -> int:
+    """Of oneDNN's product with weights (n, m), which torch's counter doesn't know."""
+    rows = math.prod(values[:-1])
+    return 2 * rows * math.prod(weight)
+
+
+ONEDNN = {torch.ops.mkldnn._linear_pointwise: _linear}
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_addmm_activation", "_linear_pointwise")
 ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "_unsafe_view")
 LOOK_UPS = ("index", "gather", "index_select", "take", "embedding")  # read as much as they give
 SCATTERS = ("index_put", "index_put_", "_index_put_impl_", "scatter", "scatter_", "index_add_")
@@ -87,5 +95,7 @@ def _operations(name: str, args: tuple, inputs: list, outputs: list) -> float:
 
 def _size(tensor: torch.Tensor) -> int:
     """In bytes; an axis that was expanded without copying is read once."""
+    if tensor.is_mkldnn:  # has an order of its own, and no strides
+        return tensor.numel() * tensor.element_size()
     sizes = [n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]
     return math.prod(sizes) * tensor.element_size()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from cryodrgn_metric.threads import map_in_threads
+from cryodrgn_metric.threads import map_in_threads, one_thread
 
 CPU = torch.device("cpu")
 GEMM_SIDES = (512, 1024, 2048)
@@ -57,14 +57,41 @@ def _gemm_rate(dtype: torch.dtype) -> float:
 
 def _products(side: int, dtype: torch.dtype):
     count = max(1, (2048 // side) ** 3)
+    values = torch.ones(side, side, dtype=dtype)
+    product = fastest_product(values, side)
 
     def work(_):
-        first = torch.ones(side, side, dtype=dtype)
-        out = torch.empty_like(first)
         for _ in range(count):
-            torch.mm(first, first, out=out)
+            product(values)
 
     return work, count * 2.0 * side**3
+
+
+def fastest_product(weight: torch.Tensor, rows: int):
+    """x -> x W for x of so many rows: torch's, or oneDNN's on weights in its own order.
+
+    Which is faster is a matter of the processor: torch multiplies float32 by MKL.
+    """
+    sample = torch.ones(rows, len(weight), dtype=weight.dtype)
+    candidates = [lambda values: torch.mm(values, weight)]
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.mT.contiguous(), rows)
+        multiply = torch.ops.mkldnn._linear_pointwise
+        multiply(sample, packed, None, "none", [], "")
+    except (AttributeError, RuntimeError):  # torch or the processor has none
+        return candidates[0]
+    candidates.append(lambda values: multiply(values, packed, None, "none", [], ""))
+    with one_thread():
+        return min(candidates, key=lambda product: _best_seconds(product, sample))
+
+
+def _best_seconds(function, argument) -> float:
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        function(argument)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def _copy_rate() -> float:

@@ -87,6 +87,7 @@ class Record:
         command: What measures it again.
         figures: What was measured.
         machine: As from `machine.describe`; no names of hosts, no paths.
+        seconds: That all of it took, with what had to be made first.
         peaks: As from `machine.Peaks`, on the same machine in the same run.
         settings: What was chosen or found: lmax, L, N, box.
         series: Numbers for a plot.
@@ -96,6 +97,7 @@ class Record:
     title: str
     command: str
     figures: list[Figure]
+    seconds: float
     machine: dict[str, object]
     peaks: dict[str, float]
     settings: dict[str, object] = field(default_factory=dict)

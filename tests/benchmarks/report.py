@@ -82,10 +82,11 @@ def settings_table(records: list[Record]) -> list[str]:
             record.title,
             ", ".join(f"{name} {_plain(value)}" for name, value in record.settings.items()),
             f"`{record.command}`",
+            f"{_number(record.seconds / 60)} min",
         )
         for record in records
     ]
-    return _table(("stage", "settings", "command"), rows)
+    return _table(("stage", "settings", "command", "takes"), rows)
 
 
 def growth_plot(records: list[Record]) -> list[str]:
