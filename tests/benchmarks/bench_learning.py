@@ -18,6 +18,7 @@ from cryodrgn_metric.workdir import open_workdir
 
 LANDMARKS = 500
 PARTICLES = 100_000
+DIMENSION = 3  # the fewest in which the demo's distances fit to 8 %: flattened to 2, they bend
 JITTER = 0.01  # of the spread of each column: no two latents are alike
 
 
@@ -84,14 +85,17 @@ def test_f_xi(benchmark, record, demo, quick):
         demo.latents, demo.distances, demo.train, demo.validation
     )
 
-    def fit() -> MetricMap:
-        return MetricMap(n_components=2, progress=False).fit(demo.particles, net)
+    def fit(dimension: int = DIMENSION) -> MetricMap:
+        return MetricMap(n_components=dimension, progress=False).fit(demo.particles, net)
+
+    def error_of(metric_map: MetricMap) -> float:
+        z_metric = metric_map.transform(demo.latents[demo.test])
+        return demo.held_out(np.linalg.norm(z_metric[:, None] - z_metric, axis=-1))
 
     metric_map = benchmark.pedantic(fit, rounds=1 if quick else 5)
-    z_metric = metric_map.transform(demo.latents[demo.test])
-    apart = np.linalg.norm(z_metric[:, None] - z_metric, axis=-1)
-    figures = _figures(benchmark, fit, demo.held_out(apart))
-    settings = {"N": len(demo.particles), "dimension": 2, "steps": metric_map.steps}
+    figures = _figures(benchmark, fit, error_of(metric_map))
+    figures.append(Figure("the same error in 2 dimensions", error_of(fit(2)), "%"))
+    settings = {"N": len(demo.particles), "dimension": DIMENSION, "steps": metric_map.steps}
     assert not record("f_xi", "f_xi, on the demo", figures, settings)
 
 

@@ -1,9 +1,10 @@
-"""Peak memory of a function, in a process of its own: `peak_memory_of("volumes:compare", ...)`."""
+"""Peak memory of a function, in a process of its own: `peak_memory_of("bench_x:work", ...)`."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,13 +36,13 @@ def main(function: str, *arguments: str) -> None:
 
 
 def _peak_since_start_in_bytes() -> int:
-    """On Linux not from getrusage, which counts what the parent held when it started us."""
+    """Where Linux tells, not from getrusage: that counts what the parent held as it started us."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
-        return peak_memory_in_bytes()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return 1024 * int(line.split()[1])
+        status = ""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else peak_memory_in_bytes()
 
 
 if __name__ == "__main__":

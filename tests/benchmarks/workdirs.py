@@ -31,7 +31,7 @@ class Size:
     zdim: int = 8
     layers: int = 3
     width: int = 1024
-    steps: int = 400  # of the fit
+    steps: int = 1200  # of the fit
     points: int = 2048  # in a step
 
 
