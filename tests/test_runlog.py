@@ -1,7 +1,10 @@
 """The log goes to file and terminal and leaves logging as it was; stages are timed."""
 
 import logging
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from cryodrgn_metric.runlog import Stopwatch, logged, logging_kept, peak_memory_in_bytes
@@ -66,3 +69,10 @@ def test_importing_cryodrgn_does_not_silence_us(tmp_path):
         log.write_to(tmp_path / "run.log")
         logger.info("still heard")
     assert "still heard" in (tmp_path / "run.log").read_text()
+
+
+def test_peak_memory_is_not_that_of_the_parent():
+    held = np.ones(400 * 2**20 // 8)  # 400 MB, in this process
+    code = "from cryodrgn_metric.runlog import peak_memory_in_bytes as p; print(p())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < held.nbytes

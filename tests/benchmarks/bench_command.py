@@ -46,7 +46,7 @@ def test_whole_command(benchmark, record, quick, request, tmp_path, monkeypatch)
 class Landscape:
     """analyze_landscape and analyze_landscape_full, half of the volumes each.
 
-    The first copies the UMAP of `cryodrgn analyze`, which is not counted: a PCA stands in for it.
+    The first copies the UMAP of `cryodrgn analyze`, which is not counted: two axes of z stand in.
     The second makes one of its own, which can't be left out; so its seconds are kept apart.
     """
 

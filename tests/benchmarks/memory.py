@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,17 +31,7 @@ def peak_memory_of(function: str, *arguments: object) -> int:
 def main(function: str, *arguments: str) -> None:
     module, _, name = function.partition(":")
     getattr(importlib.import_module(f"benchmarks.{module}"), name)(*arguments)
-    print(_peak_since_start_in_bytes())
-
-
-def _peak_since_start_in_bytes() -> int:
-    """Where Linux tells, not from getrusage: that counts what the parent held as it started us."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        status = ""
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    return 1024 * int(found[1]) if found else peak_memory_in_bytes()
+    print(peak_memory_in_bytes())
 
 
 if __name__ == "__main__":
