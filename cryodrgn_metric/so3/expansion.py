@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, pi
 
@@ -72,7 +72,9 @@ class _Shell:
     n_theta: int
     n_phi: int
     points: np.ndarray  # (n_theta * n_phi, 3) x, y, z in 1/box
+    waves: Tensor  # (n_phi, wave, m): cosines and sines of m phi
     table: Tensor  # (m, l, n_theta): Legendre table times quadrature weight
+    places: Tensor  # of the packed coefficients among (m, l, wave, part)
 
     @classmethod
     def make(cls, frequency: float, lmax: int, weight: float) -> _Shell:
@@ -94,7 +96,46 @@ class _Shell:
         scale = 2 * theta_weights * (2 * pi / n_phi) * weight
         table = legendre_table(lmax, theta) * torch.from_numpy(scale.copy())
         table[1:] *= 2**0.5
-        return cls(frequency, lmax, n_theta // 2, n_phi, points.reshape(-1, 3), table)
+        angles = torch.from_numpy(np.outer(phi, np.arange(lmax + 1)))
+        waves = torch.stack([angles.cos(), angles.sin()], dim=1)
+        size = n_theta // 2, n_phi
+        return cls(frequency, lmax, *size, points.reshape(-1, 3), waves, table, _places(lmax))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> _Shell:
+        """The same with its tables where and as they are used."""
+        waves, table = self.waves.to(device, dtype), self.table.to(device, dtype)
+        return replace(self, waves=waves, table=table, places=self.places.to(device))
+
+    def analyse(self, samples: Tensor) -> Tensor:
+        """Project samples on the harmonics of degree <= lmax.
+
+        Two products; an FFT over phi would be no faster at these sizes, and needs more calls.
+
+        Arguments:
+            samples: Real and imaginary parts on the half sphere, (2, volumes, points).
+
+        Returns:
+            ((lmax + 1)^2, volumes).
+        """
+        volumes = samples.shape[1]
+        rings = samples.unflatten(2, (self.n_theta, self.n_phi)).flatten(0, 2)
+        orders = (rings @ self.waves.flatten(1)).view(2, volumes, self.n_theta, 2, -1)
+        by_order = orders.permute(4, 2, 3, 0, 1).flatten(2)  # m, theta, (wave, part, volume)
+        return torch.bmm(self.table, by_order).view(-1, volumes)[self.places]
+
+
+def _places(lmax: int) -> Tensor:
+    """Where each packed coefficient (l, m) stands among (|m|, l, wave, part).
+
+    The wave is a cosine, or a sine for m < 0; even l come from the real part, odd ones from the
+    imaginary part.
+    """
+    places = [
+        ((abs(m) * (lmax + 1) + degree) * 2 + (m < 0)) * 2 + degree % 2
+        for degree in range(lmax + 1)
+        for m in range(-degree, degree + 1)
+    ]
+    return torch.tensor(places)
 
 
 class ShellExpansion:
@@ -148,13 +189,9 @@ class ShellExpansion:
         frequencies = (np.arange(self.n_shells) + 0.5) * step
         weights = np.sqrt(frequencies**2 * step / self.full_box**3)
         return [
-            _Shell.make(float(k), self.lmax, float(w))
+            _Shell.make(float(k), self.lmax, float(w)).to(self.device, self.dtype)
             for k, w in zip(frequencies, weights, strict=True)
         ]
-
-    @cached_property
-    def _tables(self) -> list[Tensor]:
-        return [shell.table.to(self.device, self.dtype) for shell in self._shells]
 
     @cached_property
     def _points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -180,30 +217,15 @@ class ShellExpansion:
     def __call__(self, volumes: Tensor) -> Tensor:
         """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes (volumes, n, n, n)."""
         samples = self._fourier_samples(volumes)
-        count = len(volumes)
-        coefficients = samples.real.new_zeros((self.lmax + 1) ** 2, self.n_shells, count)
-        start = 0
-        for index, (shell, table) in enumerate(zip(self._shells, self._tables, strict=True)):
-            stop = start + shell.n_theta * shell.n_phi
-            grid = samples[:, start:stop].view(count, shell.n_theta, shell.n_phi)
-            coefficients[: (shell.lmax + 1) ** 2, index] = _analyse(grid, table, shell.lmax)
-            start = stop
+        parts = torch.stack([samples.real, samples.imag])
+        shape = (self.lmax + 1) ** 2, self.n_shells, len(volumes)
+        coefficients = parts.new_zeros(shape)
+        sizes = [shell.n_theta * shell.n_phi for shell in self._shells]
+        for index, (shell, part) in enumerate(
+            zip(self._shells, parts.split(sizes, dim=2), strict=True)
+        ):
+            coefficients[: (shell.lmax + 1) ** 2, index] = shell.analyse(part)
         return coefficients
-
-
-def _analyse(grid: Tensor, table: Tensor, lmax: int) -> Tensor:
-    """Project half-sphere samples (volumes, theta, phi) on the harmonics of degree <= lmax."""
-    packed = grid.real.new_empty((lmax + 1) ** 2, len(grid))
-    parts = torch.stack([grid.real, grid.imag])
-    spectrum = torch.fft.rfft(parts, dim=-1)[..., : lmax + 1]
-    orders = spectrum.permute(3, 2, 0, 1).flatten(2)  # m, theta, (part, volume)
-    cosine = torch.bmm(table, orders.real.contiguous()).unflatten(-1, (2, -1))
-    sine = torch.bmm(table, -orders.imag.contiguous()).unflatten(-1, (2, -1))
-    for degree in range(lmax + 1):
-        block = packed[degree_slice(degree)]
-        block[degree:] = cosine[: degree + 1, degree, degree % 2]
-        block[:degree] = sine[1 : degree + 1, degree, degree % 2].flip(0)
-    return packed
 
 
 @dataclass(frozen=True)

@@ -21,19 +21,12 @@ def test_expansion_of_one_volume(benchmark, record, quick, tmp_path, monkeypatch
     volumes = SavedVolumes.make(tmp_path, BOX, VOLUMES)
     lmax = calibrated(volumes).lmax
     volume, expand = volumes.read(0, 1), ShellExpansion(BOX, lmax)
-    points, eps = _asked_of_finufft(monkeypatch, lambda: expand(volume))
-    nufft = partial(
-        finufft.nufft3d2,
-        *points,
-        volume[0].numpy().astype(np.complex64),
-        eps=eps,
-        isign=-1,
-        modeord=0,
-        nthreads=torch.get_num_threads(),
-    )
+    points, options = _asked_of_finufft(monkeypatch, lambda: expand(volume))
+    density = volume[0].numpy().astype(np.complex64)
+    nufft = partial(finufft.nufft3d2, *points, density, **options)
     timings = in_turns(benchmark, lambda: expand(volume), rounds=5 if quick else 25, nufft=nufft)
     ours, floor = timings["ours"], timings["nufft"]
-    rest, (operations, moved) = count(lambda: expand(volume)), _nufft_work(len(points[0]), eps)
+    rest, (operations, moved) = count(lambda: expand(volume)), _nufft_work(len(points[0]), options)
     work = Work(rest.operations + operations, rest.bytes + moved, ours.median)
     figures = [
         Figure(
@@ -53,22 +46,23 @@ def test_expansion_of_one_volume(benchmark, record, quick, tmp_path, monkeypatch
             target=1.5,
             direction="at most",
             of_ratio=True,
-            reference="finufft alone, same points and eps",
+            reference="finufft alone, same points and options",
             reference_value=1e3 * floor.median,
             rounds=floor.rounds,
         ),
     ]
-    settings = {"box": BOX, "lmax": lmax, "points": len(points[0]), "eps": eps}
+    settings = {"box": BOX, "lmax": lmax, "points": len(points[0])}
+    settings |= {name: options[name] for name in ("eps", "upsampfac")}
     assert not record("expansion", f"expansion at {BOX}^3", figures, settings)
 
 
 def _asked_of_finufft(monkeypatch, expand):
-    """The points and the precision that the expansion hands to finufft."""
+    """The points and the options that the expansion hands to finufft."""
     seen = []
     transform = finufft.nufft3d2
 
     def watched(*arguments, **options):
-        seen.append((arguments[:3], options["eps"]))
+        seen.append((arguments[:3], options))
         return transform(*arguments, **options)
 
     with monkeypatch.context() as patched:
@@ -78,12 +72,15 @@ def _asked_of_finufft(monkeypatch, expand):
     return asked
 
 
-def _nufft_work(points: int, eps: float) -> tuple[float, float]:
-    """Operations and bytes of a type-2 NUFFT of BOX^3 by its textbook: a grid twice as fine.
+def _nufft_work(points: int, options: dict[str, float]) -> tuple[float, float]:
+    """Operations and bytes of a type-2 NUFFT of BOX^3 by its textbook.
 
-    An FFT of 5 n log2 n in three passes, then for every point a sum over w^3 of that grid.
+    An FFT of 5 n log2 n of the finer grid in three passes, then for every point a sum over w^3 of
+    it; the width w of finufft's kernel is as Barnett et al. 2019, arXiv:1808.06736, give it.
     """
-    fine, width = (2 * BOX) ** 3, math.ceil(-math.log10(eps)) + 1
+    finer, eps = options["upsampfac"], options["eps"]
+    fine = (finer * BOX) ** 3
+    width = math.ceil(-math.log(eps) / (math.pi * math.sqrt(1 - 1 / finer)))
     operations = 5 * fine * math.log2(fine) + points * 4.0 * width**3
     moved = 8.0 * (BOX**3 + 2 * 3 * fine + points * width**3)
     return operations, moved
