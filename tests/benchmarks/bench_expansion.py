@@ -5,7 +5,6 @@ from functools import partial
 
 import finufft
 import numpy as np
-import torch
 
 from benchmarks.counting import count
 from benchmarks.record import Figure, Work
