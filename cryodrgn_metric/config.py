@@ -90,7 +90,7 @@ class DistanceConfig:
 
     distance: str = "so3"
     scale: str = "none"
-    pairs_per_tile: int = 512
+    pairs_per_tile: int = 1024
     pairs_per_block: int = 4096  # kept as one file: some seconds of work, and few enough files
 
     def __post_init__(self) -> None:

@@ -93,7 +93,7 @@ class RotationDistance:
     full_box: int | None = None
     max_frequency: float | None = None
     lmax: int | None = None
-    pairs_per_tile: int = 512
+    pairs_per_tile: int = 1024
     pairs_per_block: int = 4096
     unit_norm: bool = False
     dtype: torch.dtype = torch.float32
@@ -278,7 +278,7 @@ def pairwise_distances(
     window: float | None = WINDOW_RADIUS,
     lmax: int | None = None,
     max_frequency: float | None = None,
-    pairs_per_tile: int = 512,
+    pairs_per_tile: int = 1024,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
