@@ -23,8 +23,7 @@ COUNTED = 64  # volumes whose pairs are counted
 
 ROUNDS = 5
 
-# box: (pairs a second that are promised, volumes that are timed)
-ROWS = {64: (1000, VOLUMES), 32: (2500, VOLUMES), 128: (150, 160)}
+PROMISED = {64: 1000, 32: 2500, 128: 150}  # pairs a second, by box
 
 
 @dataclass
@@ -45,13 +44,12 @@ class Run:
         self.pairs.append(time.perf_counter() - middle)
 
 
-@pytest.mark.parametrize("box", ROWS)
+@pytest.mark.parametrize("box", PROMISED)
 def test_all_pairs(benchmark, record, quick, box, tmp_path):
-    promised, timed = ROWS[box]
-    volumes = SavedVolumes.make(tmp_path, box, 12 if quick else timed)
+    volumes = SavedVolumes.make(tmp_path, box, 12 if quick else VOLUMES)
     distance, run = calibrated(volumes), Run()
     benchmark.pedantic(run.measure, (volumes, distance), rounds=1 if quick else ROUNDS)
-    figures = _speed(run, distance, promised, volumes.count)
+    figures = _speed(run, distance, PROMISED[box])
     peak = peak_memory_of("bench_distances:compare_saved", volumes.path, box, volumes.count)
     figures.append(Figure("peak memory", peak / 1e9, "GB", target=4, direction="at most"))
     if box == 64 and not quick:
@@ -66,27 +64,20 @@ def compare_saved(path: str, box: str, number: str) -> None:
     Run().measure(volumes, calibrated(volumes))
 
 
-def _speed(run: Run, distance: RotationDistance, promised: float, timed: int) -> list[Figure]:
-    """Pairs a second over 500 volumes; where fewer were timed, each part grows as it must."""
-    seconds = [
-        expansion * VOLUMES / timed + pairs * _pairs(VOLUMES) / _pairs(timed)
-        for expansion, pairs in zip(run.expansion, run.pairs, strict=True)
-    ]
-    searched = _pairs(timed) / np.median(run.pairs)
-    rounds = len(seconds)
-    note = "" if timed == VOLUMES else f"from all pairs of {timed} of them"
+def _speed(run: Run, distance: RotationDistance, promised: float) -> list[Figure]:
+    volumes, rounds = run.features.shape[-1], len(run.pairs)
     sustained = Figure(
-        f"{VOLUMES} volumes, expansion included",
-        _pairs(VOLUMES) / float(np.median(seconds)),
+        f"{volumes} volumes, expansion included",
+        _pairs(volumes) / float(np.median(np.add(run.expansion, run.pairs))),
         "pairs/s",
         target=promised,
         rounds=rounds,
-        note=note,
     )
-    part = run.features[..., : min(COUNTED, timed)]
+    part = run.features[..., :COUNTED]
     each = count(lambda: distance.pairwise(part)).times(1 / _pairs(part.shape[-1]))
-    work = Work(each.operations, each.bytes, 1 / searched)
-    alone = Figure("one pair, expansion left out", 1e3 / searched, "ms", rounds=rounds, work=work)
+    seconds = float(np.median(run.pairs)) / _pairs(volumes)
+    work = Work(each.operations, each.bytes, seconds)
+    alone = Figure("one pair, expansion left out", 1e3 * seconds, "ms", rounds=rounds, work=work)
     return [sustained, alone]
 
 

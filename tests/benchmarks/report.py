@@ -227,7 +227,7 @@ def draw_growth(record: Record, path: Path = PLOT) -> None:
     axis = canvas.subplots()
     for name, line in record.series.items():
         axis.loglog(line["size"], line["seconds"], "o-", label=name)
-    axis.set(xlabel="number of volumes, pairs of them, or latents", ylabel="seconds")
+    axis.set(xlabel="volumes L, or latents N", ylabel="seconds")
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
     canvas.savefig(path, dpi=150)
