@@ -125,8 +125,8 @@ class CoarseCorrelation:
         """Heights and grid nodes of the highest local maxima, each (count, pairs)."""
         correlation = self.correlate(pairs)
         highest = correlation >= _neighbourhood_maximum(correlation)
-        maxima = torch.where(highest, correlation, -torch.inf)
-        values, nodes = maxima.view(-1, len(pairs)).topk(count, dim=0)
+        maxima = torch.where(highest, correlation, -torch.inf).view(-1, len(pairs))
+        values, nodes = maxima.topk(min(count, len(maxima)), dim=0)
         return values, nodes
 
 
@@ -160,7 +160,7 @@ def _neighbourhood_maximum(correlation: Tensor) -> Tensor:
 def _separated(rotations: Tensor, values: Tensor, count: int, separation: float) -> Peaks:
     """Greedy choice: walk down the peaks, drop those near one already taken."""
     kept_rotations = rotations[:1].expand(count, *rotations.shape[1:]).clone()
-    kept_values = torch.full_like(values[:count], -torch.inf)
+    kept_values = values.new_full((count, values.shape[1]), -torch.inf)
     kept_values[0] = values[0]
     taken = torch.ones(values.shape[1], dtype=torch.long, device=values.device)
     columns = torch.arange(values.shape[1], device=values.device)

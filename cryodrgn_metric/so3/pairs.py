@@ -30,7 +30,7 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def at(self, chosen: Tensor) -> Pairs:
+    def at(self, chosen: Tensor | slice) -> Pairs:
         """Some of them, by index."""
         return Pairs(self.rows[chosen], self.columns[chosen])
 
@@ -40,7 +40,8 @@ class Pairs:
 
     def split(self, size: int) -> Iterator[Pairs]:
         """All of them in their order, at most `size` at a time."""
-        yield from map(Pairs, self.rows.split(size), self.columns.split(size))
+        for start in range(0, len(self), size):
+            yield self.at(slice(start, start + size))
 
     def by_row(self) -> Iterator[tuple[int, slice]]:
         """Each row with the range of the pairs that have it."""

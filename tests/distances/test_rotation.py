@@ -246,3 +246,18 @@ def test_of_many_peaks_nearly_as_high_the_best_is_found(order):
     volumes = np.stack([render(turned(atoms, seed), BOX, SIGMA) for seed in range(16)])
     found = cm.pairwise_distances(volumes).distances
     assert found.max() < 3e-3 * np.linalg.norm(volumes[0])
+
+
+@pytest.mark.parametrize("lmax", [0, 1, 2, 12])
+def test_any_band_limit_gives_a_distance_that_grows_with_it(lmax):
+    found, full = (cm.pairwise_distances(ensemble()[:3], lmax=limit) for limit in (lmax, 40))
+    upper = np.triu_indices(3, 1)
+    assert np.isfinite(found.rotations).all()
+    assert (0 < found.distances[upper]).all()
+    assert (found.distances[upper] <= full.distances[upper] * (1 + 1e-4)).all()
+
+
+def test_one_volume_has_no_pairs():
+    found = cm.pairwise_distances(ensemble()[:1])
+    assert found.distances.tolist() == [[0.0]]
+    np.testing.assert_array_equal(found.rotations, np.eye(3)[None, None])
