@@ -124,6 +124,14 @@ def test_operations_that_changed_are_not_used(monkeypatch, tolerance, operations
     test_equals_the_layers_one_by_one(tolerance, "float32", 0.3, 2)
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_a_network_that_diverged_gives_nan_and_no_number(slope):
+    layers = make_layers(slope, 2, torch.float32)
+    layers[0].weight[:, 0] = float("inf")  # and inf - inf in the layers after it
+    found = output(layers, torch.float32, torch.randn(5, POINT_WIDTH), torch.ones(1, LATENT_WIDTH))
+    assert found.isnan().any()
+
+
 def test_inputs_stay_as_they_are():
     layers, (points, latents) = make_layers(0.0, 1, torch.float32), inputs(5)
     before = points.clone(), [layer.weight.clone() for layer in layers]
