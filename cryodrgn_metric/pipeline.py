@@ -181,6 +181,8 @@ def _write_representatives(run: Run, clusters: Clusters, measured: Measured) -> 
     usable = usable_columns(features)
     for number in np.flatnonzero(~usable):
         logger.warning("The volume of cluster %d is constant or holds NaN: not written.", number)
+    if not usable.any():
+        return []
     medoid = measured.features[:, :, measured.medoid : measured.medoid + 1]
     turns = run.distance.onto(medoid, features[..., torch.from_numpy(usable)]).rotations
     numbers = (np.flatnonzero(usable) + 1).tolist()

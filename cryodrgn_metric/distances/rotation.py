@@ -78,7 +78,7 @@ class RotationDistance:
         full_box: D, the box whose voxel norm is meant (the model's); n if None.
         max_frequency: Radius of the Fourier ball, 1/box; n/2 - 1 at most, and if None.
         lmax: Angular band limit; None: found by `calibrate`, so that Delta is converged.
-        pairs_per_tile: Pairs worked on at once; bounds the memory.
+        pairs_per_tile: Pairs that one thread works on at once; bounds its memory.
         pairs_per_block: Pairs kept together by the `store` of `pairwise`.
         unit_norm: Divide each volume by its norm first (contrast drift).
         dtype: torch.float32 or torch.float64.
@@ -294,7 +294,7 @@ def pairwise_distances(
             windowed already.
         lmax: Angular band limit; None: chosen so that Delta is converged.
         max_frequency: In 1/box; None: n/2 - 1.
-        pairs_per_tile: Bounds the memory.
+        pairs_per_tile: Pairs that one thread works on at once; bounds its memory.
         dtype: torch.float32 or torch.float64; None: as the input.
         device: For example "cuda".
         progress: Show a progress bar.

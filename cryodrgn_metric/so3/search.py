@@ -37,8 +37,8 @@ _MOST_CANDIDATES = 12
 class _Following:
     """Which candidates are followed: so many in any case, and all nearly as high as the best.
 
-    `margin` is a share of |a||b|. A peak may lie between the nodes of the grid, where it looks
-    lower by a tenth.
+    `margin` is a share of |a||b| without degree 0. A peak may lie between the nodes of the grid,
+    where it looks lower by a tenth.
     """
 
     at_least: int
@@ -96,8 +96,9 @@ class RotationSearch:
         self.coarse = CoarseCorrelation(rough[: COARSE_LMAX + 1], dtype, device)
         self._rough_volumes = [to_planes(block) for block in rough]
         self._volumes = [to_planes(block) for block in blocks]
-        self._norms = _squares(self._volumes).sqrt()
-        self._rms_norm = self._norms.square().mean().sqrt()
+        self._rms_norm = _squares(self._volumes).mean().sqrt()
+        # of what turns: degree 0 adds the same to every correlation of a pair
+        self._turning_norms = _squares(self._volumes[min(1, self.lmax) :]).sqrt()
         self._dtype, self._device = dtype, device
 
     def compare(self, pairs: Pairs) -> PairResults:
@@ -107,7 +108,7 @@ class RotationSearch:
 
     def _candidates(self, pairs: Pairs) -> Peaks:
         """Refined local maxima of the correlation, best first."""
-        scale = self._norms[pairs.rows] * self._norms[pairs.columns]
+        scale = self._turning_norms[pairs.rows] * self._turning_norms[pairs.columns]
         rows = pairs.rows.unique_consecutive().tolist()
         rough, full = Derivatives(self._rough_volumes, rows), Derivatives(self._volumes, rows)
         peaks = self.coarse.peaks(pairs, _MOST_CANDIDATES, _GRID_PEAKS_APART)

@@ -10,8 +10,6 @@ References:
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -29,7 +27,6 @@ def _angular_momentum(degree: int) -> tuple[Tensor, Tensor, Tensor]:
     return (raising + lowering) / 2, (raising - lowering) / 2j, torch.diag(m).to(raising)
 
 
-@lru_cache(maxsize=256)
 def _eigenvectors_of_jy(degree: int) -> Tensor:
     """U with J_y = U diag(m) U^H."""
     vectors: Tensor = torch.linalg.eigh(_angular_momentum(degree)[1])[1]
@@ -62,7 +59,6 @@ def _real_matrix(degree: int, matrix: Tensor) -> Tensor:
     return (change.mH @ matrix @ change).real.contiguous()
 
 
-@lru_cache(maxsize=256)
 def tilt_matrix(degree: int) -> Tensor:
     """K = D(Rx(-pi/2)) on real coefficients, with which Ry(beta) = K Rz(beta) K^T.
 
@@ -76,7 +72,6 @@ def tilt_matrix(degree: int) -> Tensor:
     return _real_matrix(degree, quarter.conj()[:, None] * d * quarter)
 
 
-@lru_cache(maxsize=256)
 def generators(degree: int) -> Tensor:
     """L_i = d/dt D(R_i(t)) at t = 0 for i = x, y, z: real and antisymmetric.
 

@@ -39,6 +39,7 @@ def test_whole_command(benchmark, record, quick, request, tmp_path, monkeypatch)
     benchmark.pedantic(run, (ours, *options), {"small": ()}, rounds=1)
     figures = _figures(benchmark.stats.stats.median, landscape) + _stages(ours, epochs)
     settings = {"D": BOX, "L": landmarks, "N": particles, "width of the nets": width}
+    settings["lmax"] = load_yaml(MetricFolder.beside(ours, epochs).parameters)["lmax"]
     settings["volumes of the reference"] = 2 * (landmarks // 2)
     assert not record("command", "whole command", figures, settings)
 

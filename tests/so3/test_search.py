@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
@@ -120,7 +121,11 @@ def test_residual_is_the_definition(volumes, rotations):
 
 
 def test_nothing_is_found_from_300_other_starts(blocks):
-    """No smaller distance, no second peak nearer, on a spectrum that falls as maps' do."""
+    """No smaller distance, on a spectrum that falls as maps' do; and second peaks but for one.
+
+    Of the lower peaks only the best one at the coarse degree is followed.
+    """
+    nearest = []
     blocks = [block / (degree + 1) for degree, block in enumerate(blocks)]
     volumes = [to_planes(block) for block in blocks]
     found = RotationSearch(blocks, torch.float64, CPU).compare(PAIRS)
@@ -134,7 +139,9 @@ def test_nothing_is_found_from_300_other_starts(blocks):
         assert float(found.distances[pair]) == pytest.approx(float(distances.min()), rel=1e-6)
         apart = angle_between(rotations, found.rotations[pair]) > math.radians(20)
         gap = (distances[apart].min() - distances.min()) / squares.mean().sqrt()
-        assert float(found.second_peak_gaps[pair]) >= float(gap) - 1e-6
+        nearest.append(float(gap))
+    exact = np.isclose(found.second_peak_gaps.numpy(), nearest, rtol=1e-6)
+    assert exact.sum() >= 4 and (found.second_peak_gaps.numpy() >= np.array(nearest) - 1e-6).all()
 
 
 def test_converged_degree_follows_delta_and_not_energy():
