@@ -29,7 +29,6 @@ def pytest_addoption(parser):
         action="store_true",
         help="less of everything, to see that a script works; no target is checked",
     )
-
     group.addoption(
         "--workdir", metavar="DIR", help="a trained workdir, for the audit of bench_exactness.py"
     )
