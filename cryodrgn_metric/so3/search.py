@@ -46,7 +46,7 @@ class _Following:
 
 
 _FROM_GRID = _Following(at_least=4, margin=0.15)
-_FROM_COARSE = _Following(at_least=2, margin=0.05)
+_FROM_COARSE = _Following(at_least=3, margin=0.05)
 _TO_LAST = _Following(at_least=1, margin=0.01)
 
 

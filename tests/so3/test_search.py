@@ -123,7 +123,7 @@ def test_residual_is_the_definition(volumes, rotations):
 def test_nothing_is_found_from_300_other_starts(blocks):
     """No smaller distance, on a spectrum that falls as maps' do; and second peaks but for one.
 
-    Of the lower peaks only the best one at the coarse degree is followed.
+    Of the lower peaks only the two best at the coarse degree are followed.
     """
     nearest = []
     blocks = [block / (degree + 1) for degree, block in enumerate(blocks)]
