@@ -1,6 +1,6 @@
 """How each stage grows: distances with the square of L at a flat cost per pair, the rest linearly.
 
-Up to --landmarks 2000 at box 64; the sizes from 500 on are measured once, as they take minutes.
+Up to --landmarks 2000 at box 64: 2 million pairs, which take most of its 40 minutes.
 """
 
 import time
@@ -17,7 +17,8 @@ from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.metric_map import MetricMap
 
 BOX = 64
-LANDMARKS = {100: 5, 200: 3, 500: 1, 1000: 1, 2000: 1}  # L: rounds
+LANDMARKS = (100, 200, 500, 1000, 2000)
+ROUNDS = 5
 PARTICLES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 EXPANDED = (100, 200, 500)  # of 2000 volumes
 
@@ -27,15 +28,15 @@ QUADRATIC = 2.1
 
 
 def test_growth(benchmark, record, quick, tmp_path):
-    sizes = {12: 1, 24: 1, 48: 1} if quick else LANDMARKS
+    sizes, rounds = ((12, 24, 48), 1) if quick else (LANDMARKS, ROUNDS)
     particles = PARTICLES[:2] if quick else PARTICLES
     volumes = SavedVolumes.make(tmp_path, BOX, max(sizes))
     distance = calibrated(volumes)
     features = features_of(volumes, distance)
-    pairs = _distances(benchmark, distance, features, sizes)
-    linear = _expansion(volumes, distance, tuple(sizes) if quick else EXPANDED)
+    pairs = _distances(benchmark, distance, features, sizes, rounds)
+    linear = _expansion(volumes, distance, sizes if quick else EXPANDED)
     linear |= _learning(sizes) | _particles(particles)
-    figures = _figures(pairs, linear)
+    figures = _figures(pairs, linear, rounds)
     settings = {"box": BOX, "lmax": distance.lmax, "L": f"{min(sizes)} to {max(sizes)}"}
     settings["N"] = f"{min(particles)} to {max(particles)}"
     assert not record("growth", "growth", figures, settings, {"distances, of L": pairs} | linear)
@@ -47,28 +48,32 @@ def _seconds(function, *arguments) -> float:
     return time.perf_counter() - start
 
 
-def _line(sizes, function, rounds: int = 5) -> dict[str, list[float]]:
+def _line(sizes, function, rounds: int = ROUNDS) -> dict[str, list[float]]:
     """Median seconds of function(size) for every size."""
     seconds = [median(_seconds(function, size) for _ in range(rounds)) for size in sizes]
     return {"size": list(sizes), "seconds": seconds}
 
 
-def _distances(benchmark, distance, features, sizes: dict[int, int]) -> dict[str, list[float]]:
+def _distances(benchmark, distance, features, sizes, rounds: int) -> dict[str, list[float]]:
     """The smallest is pytest-benchmark's."""
+
+    def measure(size: int) -> None:
+        distance.pairwise(features[..., :size])
+
     smallest, *others = sizes
-    benchmark.pedantic(distance.pairwise, (features[..., :smallest],), rounds=sizes[smallest])
-    seconds = [benchmark.stats.stats.median]
-    for size in others:
-        times = [_seconds(distance.pairwise, features[..., :size]) for _ in range(sizes[size])]
-        seconds.append(median(times))
-    return {"size": list(sizes), "seconds": seconds}
+    benchmark.pedantic(measure, (smallest,), rounds=rounds)
+    line = _line(others, measure, rounds)
+    return {
+        "size": [smallest, *line["size"]],
+        "seconds": [benchmark.stats.stats.median, *line["seconds"]],
+    }
 
 
 def _expansion(volumes: SavedVolumes, distance, sizes) -> dict[str, dict[str, list[float]]]:
     def expand(size: int) -> None:
         features_of(SavedVolumes(volumes.path, BOX, size), distance)
 
-    return {"expansion, of L": _line(sizes, expand, rounds=3)}
+    return {"expansion, of L": _line(sizes, expand)}
 
 
 def _learning(sizes) -> dict[str, dict[str, list[float]]]:
@@ -101,7 +106,9 @@ def _particles(sizes) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def _figures(distances: dict[str, list[float]], linear: dict[str, dict]) -> list[Figure]:
+def _figures(
+    distances: dict[str, list[float]], linear: dict[str, dict], rounds: int
+) -> list[Figure]:
     first, last = (_cost_of_a_pair(distances, place) for place in (0, -1))
     flat = Figure(
         f"a pair at L = {distances['size'][-1]}",
@@ -112,10 +119,13 @@ def _figures(distances: dict[str, list[float]], linear: dict[str, dict]) -> list
         of_ratio=True,
         reference=f"a pair at L = {distances['size'][0]}",
         reference_value=1e3 * first,
+        rounds=rounds,
     )
-    slope = Figure("distances, of L", _slope(distances), "", QUADRATIC, "at most", note="slope")
+    slope = Figure(
+        "distances, of L", _slope(distances), "", QUADRATIC, "at most", note="slope", rounds=rounds
+    )
     slopes = [
-        Figure(name, _slope(line), "", LINEAR, "at most", note="slope")
+        Figure(name, _slope(line), "", LINEAR, "at most", note="slope", rounds=ROUNDS)
         for name, line in linear.items()
     ]
     return [flat, slope, *slopes]
