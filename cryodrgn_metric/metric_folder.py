@@ -10,7 +10,7 @@ from pathlib import Path
 from cryodrgn_metric.artifacts import remove_files
 from cryodrgn_metric.errors import ArgumentError
 
-__all__ = ["MetricFolder", "remove_other_clusters", "volumes_in"]
+__all__ = ["MetricFolder", "PathFolder", "remove_other_clusters", "volumes_in"]
 
 _NAME_ANOTHER = "Name a new folder with -o."
 
@@ -130,6 +130,36 @@ class MetricFolder:
         return self.path / "fidelity.json"
 
     @property
+    def summary(self) -> Path:
+        """The numbers behind the report, other than those of fidelity.json."""
+        return self.path / "report.json"
+
+    @property
+    def held_out(self) -> Path:
+        """The test landmarks in every space, and h_psi's prediction of their distances."""
+        return self.path / "held_out.npz"
+
+    @property
+    def particles(self) -> Path:
+        """What is known of every particle: stretch, uncertainty, reach; (N,) arrays."""
+        return self.path / "particles.npz"
+
+    @property
+    def striking_pairs(self) -> Path:
+        """Landmark pairs that z misjudges most, with projections of their volumes."""
+        return self.path / "striking_pairs.npz"
+
+    @property
+    def page(self) -> Path:
+        """The report, one self-contained file."""
+        return self.path / "report.html"
+
+    @property
+    def notebook(self) -> Path:
+        """The executed notebook."""
+        return self.path / "cryoDRGN_metric_embed.ipynb"
+
+    @property
     def models(self) -> Path:
         """The folder of h_psi and f_xi."""
         return self.path / "models"
@@ -168,9 +198,84 @@ class MetricFolder:
         """(count,) particle numbers of the representatives, as text."""
         return self.kmeans(count) / "centers_ind.txt"
 
+    def cluster_members(self, count: int, label: int) -> Path:
+        """The particles labelled so, numbered as in the original stack, for `cryodrgn filter`."""
+        return self.kmeans(count) / f"ind_cluster{label}.pkl"
+
+    @property
+    def umap(self) -> Path:
+        """(N, 2) float32: what cryoDRGN's tools plot as UMAP1 and UMAP2."""
+        return self.analysis / "umap.pkl"
+
+    @property
+    def hdbscan_labels(self) -> Path:
+        """(N,) cluster numbers by density from 0, -1 where there is none, one pickle."""
+        return self.analysis / "hdbscan" / "labels.pkl"
+
+    def principal_path(self, component: int) -> PathFolder:
+        """The path along one principal component of z', numbered from 1."""
+        return PathFolder(self.analysis / f"pc{component}")
+
+    def cluster_path(self, first: int, second: int) -> PathFolder:
+        """The path from one k-means cluster to another, by their labels."""
+        return PathFolder(self.analysis / f"path_{first}_{second}")
+
+    def paths(self) -> list[PathFolder]:
+        """All paths that were written: principal components first, then those of clusters."""
+        named = [PathFolder(path) for path in self.analysis.glob("p*_*") if path.is_dir()]
+        along = [PathFolder(path) for path in self.analysis.glob("pc*") if path.is_dir()]
+        return [
+            path
+            for group in (along, named)
+            for path in sorted(group, key=lambda one: one.numbers)
+            if path.numbers and path.table.is_file()
+        ]
+
     def volume(self, count: int, number: int) -> Path:
         """The volume of one representative; numbered from 1."""
         return self.kmeans(count) / f"vol_{number:03d}.mrc"
+
+
+@dataclass(frozen=True)
+class PathFolder:
+    """The files of one path through z', `analyze.N/pc1` or `analyze.N/path_3_7`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """`pc1`, or `path_3_7`."""
+        return self.path.name
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The component, or the labels of the two clusters; empty for a folder of another name."""
+        found = re.fullmatch(r"pc(\d+)|path_(\d+)_(\d+)", self.name)
+        return tuple(int(text) for text in found.groups() if text) if found else ()
+
+    @property
+    def table(self) -> Path:
+        """Particles, z', Delta among the volumes, their projections and slices."""
+        return self.path / "path.npz"
+
+    @property
+    def z_values(self) -> Path:
+        """Latents z of the particles on it, as text, for `cryodrgn eval_vol --zfile`."""
+        return self.path / "z_values.txt"
+
+    @property
+    def indices(self) -> Path:
+        """Rows of z of the particles on it, as text."""
+        return self.path / "ind.txt"
+
+    @property
+    def movie(self) -> Path:
+        """A ChimeraX script that opens the volumes as a movie."""
+        return self.path / "movie.cxc"
+
+    def volume(self, number: int) -> Path:
+        """One volume along it, aligned; numbered from 1."""
+        return self.path / f"vol_{number:03d}.mrc"
 
 
 def remove_other_clusters(folder: MetricFolder, count: int) -> None:

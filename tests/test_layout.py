@@ -29,10 +29,13 @@ ORDER = """
     volumes, networks
     distances
     distance_net, metric_map
-    dimension, paths
+    contrast, density, hidden_rotation, reach
+    dimension, local_geometry, paths, projections
     report
+    overlay
     run
     measurement
+    motion
     pipeline
     demo < command < script
     plugin
@@ -42,7 +45,7 @@ WITHIN = {
     " < correlation, refine < search",
     "distances": "base < rotation, transport, atoms < streaming",
     "safe_files": "files < pickles, yaml_files < checkpoints",
-    "report": "figures < gallery",
+    "report": "content < figures, results, verdict < gallery, scatter < page, notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }
 
