@@ -22,7 +22,7 @@ ORDER = """
     errors
     config, artifacts, devices, runlog, safe_files, so3, termination, threads
     batch, cache, folder_lock, metric_folder, training_inputs
-    workdir, fidelity
+    workdir, fidelity, reference_spaces
     host_models
     perceptron
     decoder, landmarks, clusters
