@@ -21,6 +21,7 @@ from cryodrgn_metric.networks import (
     Perceptron,
     as_latents,
     evaluate_in_chunks,
+    jacobians_in_chunks,
     load_network,
     number,
     restored,
@@ -203,6 +204,36 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
         i, j = torch.triu_indices(len(matrix), len(matrix), offset=1)
         matrix[i, j] = matrix[j, i] = self.unit_ * pdist(embedded)
         return matrix.to(z.device) if isinstance(z, Tensor) else matrix.numpy()
+
+    def metric_tensor(self, z: npt.ArrayLike | Tensor) -> npt.NDArray[np.float32]:
+        r"""Gives the Riemannian metric of h_psi: the squared distance of near latents, in chunks.
+
+        .. math::
+            G(z) = \tfrac12\, \partial^2 h_\psi^2(z, z_2) / \partial z_2^2 \,\big|_{z_2 = z}
+                = s^2\, J_g^\mathsf{T} J_g, \qquad
+            h_\psi^2(z, z + \delta) = \delta^\mathsf{T} G\, \delta + O(|\delta|^3)
+
+        with :math:`J_g` the Jacobian of :math:`g_\psi`: exact, because h_psi is a distance of
+        embedded latents.
+
+        Arguments:
+            z: Latents. (N, d)
+
+        Returns:
+            G of every latent, symmetric, in units of Delta squared per unit of z squared.
+            float32 (N, d, d)
+
+        Raises:
+            ArgumentError: If z is not a finite (N, d) array.
+            MetricError: If the net was not fitted.
+        """
+        network = self._fitted()
+        rows = as_latents(z, self.n_features_in_)
+        tensors = []
+        for jacobian in jacobians_in_chunks(network, rows, network.mean.device):
+            scaled = self.unit_ * jacobian
+            tensors.append((scaled.mT @ scaled).cpu())
+        return torch.cat(tensors).numpy()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``h_psi.safetensors`` and ``h_psi.yaml`` to a folder.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +20,14 @@ from cryodrgn_metric.networks import (
     Perceptron,
     as_latents,
     evaluate_in_chunks,
+    jacobians_in_chunks,
     load_network,
     number,
     restored,
     save_network,
     settings_of,
 )
+from cryodrgn_metric.targets import Distance, Targets, median_of_pairs, targets_of
 from cryodrgn_metric.threads import one_thread
 
 __all__ = ["MetricMap"]
@@ -35,20 +36,7 @@ logger = logging.getLogger(__name__)
 
 FLOOR = 0.1  # epsilon as a fraction of the median distance, unless it is given
 MOST_FOR_AXES = 100_000  # particles that fix centre and axes
-POINTS_FOR_MEDIAN = 512
 STEPS_PER_RECORD = 10
-
-
-class MatrixPredictor(Protocol):
-    """What can predict all distances among latents at once, as DistanceNet can."""
-
-    def predict_matrix(self, z: Tensor) -> Tensor:
-        """Maps latents (n, d) to distances (n, n)."""
-        ...
-
-
-Distance = Callable[[Tensor, Tensor], Tensor] | MatrixPredictor | npt.ArrayLike | Tensor
-Targets = Callable[[Tensor], Tensor]  # particle numbers (P,) -> distances of their pairs
 
 
 class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -148,9 +136,9 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         latents = as_latents(z).to(device)
         if len(latents) < 2:
             raise ArgumentError(f"expected at least 2 latents; got {len(latents)}.")
-        targets = _targets_of(distance, latents)
+        targets = targets_of(distance, latents)
         self.n_features_in_ = latents.shape[1]
-        self.unit_ = _median_distance(targets, len(latents), self.seed)
+        self.unit_ = median_of_pairs(targets, len(latents), self.seed)
         self.epsilon_ = FLOOR * self.unit_ if self.epsilon is None else float(self.epsilon)
         self._network = self._new_network()
         self._network.standardise(latents)
@@ -177,6 +165,33 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         rows = as_latents(z, self.n_features_in_)
         found = evaluate_in_chunks(network, rows, network.mean.device)
         return np.asarray(found.numpy(), dtype=np.float32)
+
+    def jacobian(self, z: npt.ArrayLike | Tensor) -> npt.NDArray[np.float32]:
+        r"""Differentiates z' by z, in chunks: how the map stretches latent space, and where.
+
+        .. math:: J_{ij} = \partial z'_i / \partial z_j
+
+        Arguments:
+            z: Latents. (N, d)
+
+        Returns:
+            J of every particle, in units of the distance per unit of z. float32 (N, d', d)
+
+        Raises:
+            ArgumentError: If z is not a finite (N, d) array.
+            MetricError: If the map was not fitted.
+
+        Example:
+            >>> z = np.random.default_rng(0).normal(size=(50, 3))
+            >>> def distance(z1, z2):
+            ...     return (z1 - z2)[:, :2].norm(dim=1)
+            >>> MetricMap(steps=5, progress=False).fit(z, distance).jacobian(z).shape
+            (50, 2, 3)
+        """
+        network = self._fitted()
+        rows = as_latents(z, self.n_features_in_)
+        chunks = jacobians_in_chunks(network, rows, network.mean.device)
+        return torch.cat([chunk.cpu() for chunk in chunks]).numpy()
 
     def fit_transform(
         self, z: npt.ArrayLike | Tensor, distance: Distance
@@ -288,48 +303,6 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         with torch.no_grad():
             last.weight.copy_(torch.from_numpy(weight))
             last.bias.copy_(torch.from_numpy(bias))
-
-
-def _targets_of(distance: Distance, z: Tensor) -> Targets:
-    owner: Any = getattr(distance, "__self__", distance)
-    if hasattr(owner, "predict_matrix") and (owner is distance or distance == owner.predict):
-        return lambda rows: _checked(_pairs_of(owner.predict_matrix(z[rows])), len(rows))
-    if callable(distance):
-        return lambda rows: _called(distance, z, rows)
-    matrix = torch.as_tensor(distance, dtype=torch.float64, device=z.device)
-    if matrix.shape != (len(z), len(z)):
-        raise ArgumentError(
-            f"expected a function, or distances ({len(z)}, {len(z)}); got {tuple(matrix.shape)}."
-        )
-    return lambda rows: _checked(_pairs_of(matrix[rows][:, rows]), len(rows))
-
-
-def _called(distance: Callable[[Tensor, Tensor], Tensor], z: Tensor, rows: Tensor) -> Tensor:
-    i, j = torch.triu_indices(len(rows), len(rows), offset=1, device=z.device)
-    with torch.no_grad():
-        found = distance(z[rows[i]], z[rows[j]])
-    return _checked(torch.as_tensor(found, device=z.device), len(rows))
-
-
-def _pairs_of(matrix: Tensor) -> Tensor:
-    i, j = torch.triu_indices(len(matrix), len(matrix), offset=1, device=matrix.device)
-    return matrix[i, j]
-
-
-def _checked(distances: Tensor, points: int) -> Tensor:
-    expected = (points * (points - 1) // 2,)
-    if distances.shape != expected:
-        raise ArgumentError(f"expected distances {expected}; got {tuple(distances.shape)}.")
-    if not bool(((distances >= 0) & distances.isfinite()).all()):
-        raise ArgumentError("expected finite distances >= 0; got NaN, infinity or negative.")
-    return distances.float()
-
-
-def _median_distance(targets: Targets, count: int, seed: int) -> float:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(count, generator=generator)[:POINTS_FOR_MEDIAN]
-    values = targets(rows).double().cpu()
-    return float(values.quantile(0.5)) or float(values.mean()) or 1.0
 
 
 def _points_for(pairs: int) -> int:

@@ -26,7 +26,7 @@ ORDER = """
     host_models
     perceptron
     decoder, landmarks, clusters
-    volumes, networks
+    volumes, networks, targets
     distances
     distance_net, metric_map
     contrast, density, hidden_rotation, reach
