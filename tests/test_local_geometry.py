@@ -1,5 +1,8 @@
 """The geometry of maps whose stretch is known, of pure rotations, and of volumes all alike."""
 
+import resource
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -119,3 +122,17 @@ def test_unlike_arguments_are_refused():
             local_geometry(made.stretched, made.net, z, logvar)
     with pytest.raises(MetricError):
         local_geometry(MetricMap(), made.net, made.z[:5])
+
+
+@pytest.mark.slow
+def test_a_million_latents():
+    z = np.random.default_rng(0).normal(size=(1_000_000, 8)).astype(np.float32)
+    distances = np.linalg.norm(z[:100, None, :2] - z[None, :100, :2], axis=-1)
+    net = DistanceNet(max_epochs=2, progress=False).fit(z[:100], distances)
+    metric_map = MetricMap(steps=2, progress=False).fit(z[:100], distances)
+    start = time.process_time()
+    found = local_geometry(metric_map, net, z, 0 * z)
+    # of one core
+    assert time.process_time() - start < 60
+    assert found.singular_values.shape == (1_000_000, 2)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2e6  # KiB
