@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pdist
 from tqdm.auto import tqdm
 
@@ -27,7 +26,8 @@ from cryodrgn_metric.networks import (
     save_network,
     settings_of,
 )
-from cryodrgn_metric.targets import Distance, Targets, median_of_pairs, targets_of
+from cryodrgn_metric.principal_axes import turn_to_principal_axes
+from cryodrgn_metric.targets import Distance, Targets, batches_of, median_of_pairs, targets_of
 from cryodrgn_metric.threads import one_thread
 
 __all__ = ["MetricMap"]
@@ -35,7 +35,6 @@ __all__ = ["MetricMap"]
 logger = logging.getLogger(__name__)
 
 FLOOR = 0.1  # epsilon as a fraction of the median distance, unless it is given
-MOST_FOR_AXES = 100_000  # particles that fix centre and axes
 STEPS_PER_RECORD = 10
 
 
@@ -145,7 +144,7 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self._network.to(device)
         with one_thread():  # the net is small: threads would mostly wait for each other
             self._train(latents, targets)
-        self._turn_to_principal_axes(latents)
+        turn_to_principal_axes(self._network, latents, self.unit_, self.seed)
         return self
 
     def transform(self, z: npt.ArrayLike | Tensor) -> npt.NDArray[np.float32]:
@@ -264,7 +263,7 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
         )
-        batches = _batches(len(z), _points_for(self.pairs_per_step), self.seed)
+        batches = batches_of(len(z), self.pairs_per_step, self.seed)
         self.history_: dict[str, list[float]] = {"step": [], "loss": []}
         recent: list[float] = []
         bar = tqdm(range(1, self.steps + 1), "f_xi", unit="step", disable=not self.progress)
@@ -288,41 +287,3 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.loss == "weighted":
             weight = weight.square()  # h is in units of s, so that s = 1 here
         return ((d - h) / weight).square().mean()
-
-    def _turn_to_principal_axes(self, z: Tensor) -> None:
-        """Folds unit, centre and rotation into the last layer: an isometry, and a scale."""
-        generator = torch.Generator().manual_seed(self.seed)
-        rows = torch.randperm(len(z), generator=generator)[:MOST_FOR_AXES].to(z.device)
-        points = evaluate_in_chunks(self._network, z[rows], z.device).double().numpy()
-        mean = points.mean(axis=0)
-        axes = _principal_axes(points - mean)
-        last = self._network.layers[-1]
-        assert isinstance(last, nn.Linear)
-        weight = self.unit_ * (axes @ last.weight.detach().double().cpu().numpy())
-        bias = self.unit_ * (axes @ (last.bias.detach().double().cpu().numpy() - mean))
-        with torch.no_grad():
-            last.weight.copy_(torch.from_numpy(weight))
-            last.bias.copy_(torch.from_numpy(bias))
-
-
-def _points_for(pairs: int) -> int:
-    return int(np.ceil((1 + np.sqrt(1 + 8 * pairs)) / 2))
-
-
-def _batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
-    """Distinct particles for each step, from one shuffle of all after another."""
-    generator = torch.Generator().manual_seed(seed)
-    size = min(size, count)
-    while True:
-        order = torch.randperm(count, generator=generator)
-        for start in range(0, count - size + 1, size):
-            yield order[start : start + size]
-
-
-def _principal_axes(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The orthonormal rows onto which to project, largest variance first, signs fixed."""
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    axes = vectors[:, ::-1].T
-    moments = ((centred @ axes.T) ** 3).sum(axis=0)
-    signs = np.where(moments < 0, -1.0, 1.0)
-    return np.asarray(signs[:, None] * axes)

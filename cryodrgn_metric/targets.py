@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cryodrgn_metric.errors import ArgumentError
 
-__all__ = ["Distance", "MatrixPredictor", "Targets", "median_of_pairs", "targets_of"]
+__all__ = [
+    "Distance",
+    "MatrixPredictor",
+    "Targets",
+    "batches_of",
+    "median_of_pairs",
+    "targets_of",
+]
 
 POINTS_FOR_MEDIAN = 512
 
@@ -94,3 +102,30 @@ def median_of_pairs(targets: Targets, count: int, seed: int) -> float:
     rows = torch.randperm(count, generator=generator)[:POINTS_FOR_MEDIAN]
     values = targets(rows).double().cpu()
     return float(values.quantile(0.5)) or float(values.mean()) or 1.0
+
+
+def batches_of(count: int, pairs: int, seed: int) -> Iterator[Tensor]:
+    """Draws distinct particles for each step, from one shuffle of all after another.
+
+    Arguments:
+        count: The number of particles, N.
+        pairs: In a step, rounded up to all pairs of some particles.
+        seed: The seed of the shuffles.
+
+    Returns:
+        Particle numbers (P,), without end.
+
+    Example:
+        >>> len(next(batches_of(1000, pairs=8128, seed=0)))
+        128
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = min(_points_for(pairs), count)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        for start in range(0, count - size + 1, size):
+            yield order[start : start + size]
+
+
+def _points_for(pairs: int) -> int:
+    return int(np.ceil((1 + np.sqrt(1 + 8 * pairs)) / 2))

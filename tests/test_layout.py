@@ -27,6 +27,7 @@ ORDER = """
     perceptron
     decoder, landmarks, clusters
     volumes, networks, targets
+    landmark_training, principal_axes
     distances
     distance_net, metric_map
     contrast, density, hidden_rotation, reach
