@@ -17,6 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 
 ROWS_PER_CHUNK = 32_768
+LARGEST_LOGVAR = 80  # its variance, in float32, is finite and not 0
 SHORT = 0.1  # of the first length: directions shorter than that are not counted
 FLOOR = 0.01  # of the first length: no direction counts as shorter than that
 
@@ -80,7 +81,8 @@ def local_geometry(
         The geometry at every particle.
 
     Raises:
-        ArgumentError: If z is not a finite, non-empty (N, d) array, or logvar has another shape.
+        ArgumentError: If z is not a finite, non-empty (N, d) array, or logvar has another shape or
+            is not finite.
         MetricError: If the map or the net was not fitted.
 
     Example:
@@ -96,10 +98,8 @@ def local_geometry(
     variances = None if logvar is None else np.asarray(logvar, dtype=np.float32)
     if latents.ndim != 2 or len(latents) == 0:
         raise ArgumentError(f"expected latents (N, d), N >= 1; got shape {latents.shape}.")
-    if variances is not None and variances.shape != latents.shape:
-        raise ArgumentError(
-            f"expected logvar as latents, {latents.shape}; got shape {variances.shape}."
-        )
+    if variances is not None:
+        _check_logvar(variances, latents.shape)
     chunks = [
         slice(start, start + ROWS_PER_CHUNK) for start in range(0, len(latents), ROWS_PER_CHUNK)
     ]
@@ -113,6 +113,15 @@ def local_geometry(
         uncertainty=uncertainty,
         rank=rank,
     )
+
+
+def _check_logvar(logvar: Float32Array, expected: tuple[int, ...]) -> None:
+    if logvar.shape != expected:
+        raise ArgumentError(f"expected logvar as latents, {expected}; got {logvar.shape}.")
+    if not (np.abs(logvar) < LARGEST_LOGVAR).all():
+        raise ArgumentError(
+            f"expected logvar between -{LARGEST_LOGVAR} and {LARGEST_LOGVAR}; got NaN or more."
+        )
 
 
 def _lengths(tensors: Float32Array) -> Float32Array:

@@ -116,6 +116,7 @@ def test_unlike_arguments_are_refused():
         (made.z[:0], None),
         (made.z[:5, :1], None),
         (made.z[:5], made.z[:4]),
+        (made.z[:5], made.z[:5] * np.inf),
         (made.z[:5] * np.nan, None),
     ]:
         with pytest.raises(ArgumentError):
