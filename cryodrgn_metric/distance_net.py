@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
 from typing import Any, overload
 
 import numpy as np
@@ -12,15 +10,16 @@ import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
-from torch.nn.functional import huber_loss, pdist
-from tqdm.auto import tqdm
+from torch.nn.functional import pdist
 
 from cryodrgn_metric.devices import pick_device
 from cryodrgn_metric.errors import ArgumentError, MetricError
+from cryodrgn_metric.landmark_training import split_rows, train_on_pairs
 from cryodrgn_metric.networks import (
     Perceptron,
     as_latents,
     evaluate_in_chunks,
+    jacobians_in_chunks,
     load_network,
     number,
     restored,
@@ -30,17 +29,6 @@ from cryodrgn_metric.networks import (
 from cryodrgn_metric.threads import one_thread
 
 __all__ = ["DistanceNet"]
-
-logger = logging.getLogger(__name__)
-
-IntArray = npt.NDArray[np.int64]
-
-FLOOR = 0.1  # of the median distance: relative errors are not asked for below it
-OUTLIER = 0.1  # relative error from which a pair pulls linearly instead of quadratically
-STEPS_PER_EPOCH = 10
-LANDMARKS_PER_STEP = 128  # all their pairs are one batch
-VALIDATION_FRACTION = 0.1
-PATIENCE = 60  # epochs without progress on validation landmarks that end the training
 
 
 class DistanceNet(BaseEstimator):  # type: ignore[misc]
@@ -135,7 +123,7 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
         device = pick_device(self.device)
         latents = as_latents(z)
         delta = _checked_distances(distances, len(latents))
-        rows, held_out = self._split(len(latents), train, validation)
+        rows, held_out = split_rows(len(latents), train, validation, self.seed)
         self.unit_ = _median_of_pairs(delta[np.ix_(rows, rows)])
         self.n_features_in_ = latents.shape[1]
         self._network = self._new_network()
@@ -143,8 +131,16 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
         self._network.to(device)
         scaled = torch.from_numpy(delta / self.unit_).float().to(device)
         with one_thread():  # the net is small: threads would mostly wait for each other
-            self._train(
-                latents.to(device), scaled, torch.from_numpy(rows), torch.from_numpy(held_out)
+            self.history_, self.best_epoch_ = train_on_pairs(
+                self._network,
+                latents.to(device),
+                scaled,
+                torch.from_numpy(rows),
+                torch.from_numpy(held_out),
+                max_epochs=self.max_epochs,
+                learning_rate=self.learning_rate,
+                seed=self.seed,
+                progress=self.progress,
             )
         return self
 
@@ -204,6 +200,36 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
         matrix[i, j] = matrix[j, i] = self.unit_ * pdist(embedded)
         return matrix.to(z.device) if isinstance(z, Tensor) else matrix.numpy()
 
+    def metric_tensor(self, z: npt.ArrayLike | Tensor) -> npt.NDArray[np.float32]:
+        r"""Gives the Riemannian metric of h_psi: the squared distance of near latents, in chunks.
+
+        .. math::
+            G(z) = \tfrac12\, \partial^2 h_\psi^2(z, z_2) / \partial z_2^2 \,\big|_{z_2 = z}
+                = s^2\, J_g^\mathsf{T} J_g, \qquad
+            h_\psi^2(z, z + \delta) = \delta^\mathsf{T} G\, \delta + O(|\delta|^3)
+
+        with :math:`J_g` the Jacobian of :math:`g_\psi`: exact, because h_psi is a distance of
+        embedded latents.
+
+        Arguments:
+            z: Latents. (N, d)
+
+        Returns:
+            G of every latent, symmetric, in units of Delta squared per unit of z squared.
+            float32 (N, d, d)
+
+        Raises:
+            ArgumentError: If z is not a finite (N, d) array.
+            MetricError: If the net was not fitted.
+        """
+        network = self._fitted()
+        rows = as_latents(z, self.n_features_in_)
+        tensors = []
+        for jacobian in jacobians_in_chunks(network, rows, network.mean.device):
+            scaled = self.unit_ * jacobian
+            tensors.append((scaled.mT @ scaled).cpu())
+        return torch.cat(tensors).numpy()
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``h_psi.safetensors`` and ``h_psi.yaml`` to a folder.
 
@@ -254,100 +280,6 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
     def _embed(self, network: Perceptron, z: Tensor) -> Tensor:
         return evaluate_in_chunks(network, z, network.mean.device)
 
-    def _split(
-        self, count: int, train: npt.ArrayLike | None, validation: npt.ArrayLike | None
-    ) -> tuple[IntArray, IntArray]:
-        everything = np.arange(count)
-        held_out = _checked_rows(validation, count, "validation")
-        if train is None:
-            rows = everything if held_out is None else np.setdiff1d(everything, held_out)
-        else:
-            rows = np.unique(np.asarray(train, dtype=np.int64))
-            _checked_rows(rows, count, "train")
-        if held_out is None:
-            size = max(1, round(VALIDATION_FRACTION * len(rows)))
-            held_out = np.random.default_rng(self.seed).choice(rows, size, replace=False)
-            rows = np.setdiff1d(rows, held_out)
-        if len(rows) < 2 or len(held_out) < 1 or np.isin(held_out, rows).any():
-            raise ArgumentError(
-                "expected at least 2 train and 1 validation landmarks, none in both; "
-                f"got {len(rows)} and {len(held_out)}."
-            )
-        return rows, held_out
-
-    def _train(self, z: Tensor, target: Tensor, rows: Tensor, held_out: Tensor) -> None:
-        network = self._network
-        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
-        total = self.max_epochs * STEPS_PER_EPOCH
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=total + 1, pct_start=0.1
-        )
-        batches = _batches(rows, self.seed)
-        history: dict[str, list[float]] = {"epoch": [], "train": [], "validation": []}
-        best, best_state = float("inf"), _copy_of(network)
-        bar = tqdm(range(1, self.max_epochs + 1), "h_psi", unit="epoch", disable=not self.progress)
-        for epoch in bar:
-            train = _epoch(network, optimizer, schedule, z, target, batches)
-            validation = _validation_error(network, z, target, rows, held_out)
-            for key, value in zip(history, (epoch, train, validation), strict=True):
-                history[key].append(value)
-            if validation < best:
-                best, self.best_epoch_, best_state = validation, epoch, _copy_of(network)
-            elif epoch - self.best_epoch_ >= PATIENCE:
-                break
-            bar.set_postfix_str(f"relative error {best:.3f}", refresh=False)
-        network.load_state_dict(best_state)
-        self.history_ = history
-        logger.info("h_psi: validation error %.4f at epoch %d", best, self.best_epoch_)
-
-
-def _batches(rows: Tensor, seed: int) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield rows[torch.randperm(len(rows), generator=generator)[:LANDMARKS_PER_STEP]]
-
-
-def _epoch(
-    network: Perceptron,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    z: Tensor,
-    target: Tensor,
-    batches: Iterator[Tensor],
-) -> float:
-    losses = []
-    for _ in range(STEPS_PER_EPOCH):
-        batch = next(batches).to(z.device)
-        i, j = torch.triu_indices(len(batch), len(batch), offset=1, device=z.device)
-        error = _relative_error(pdist(network(z[batch])), target[batch[i], batch[j]])
-        loss = huber_loss(error, torch.zeros_like(error), delta=OUTLIER)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-    return float(np.mean(losses))
-
-
-def _validation_error(
-    network: Perceptron, z: Tensor, target: Tensor, rows: Tensor, held_out: Tensor
-) -> float:
-    """The mean floored relative error of all pairs that touch a validation landmark."""
-    others = torch.cat([held_out, rows]).to(z.device)
-    mine = held_out.to(z.device)
-    with torch.no_grad():
-        embedded = network(z)
-        predicted = torch.cdist(embedded[mine], embedded[others])
-    return float(_relative_error(predicted, target[mine][:, others]).abs().mean())
-
-
-def _relative_error(predicted: Tensor, target: Tensor) -> Tensor:
-    return (predicted - target) / target.clamp_min(FLOOR)
-
-
-def _copy_of(network: Perceptron) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in network.state_dict().items()}
-
 
 def _median_of_pairs(delta: npt.NDArray[np.float64]) -> float:
     values = delta[np.triu_indices(len(delta), 1)]
@@ -365,12 +297,3 @@ def _checked_distances(distances: npt.ArrayLike | Tensor, count: int) -> npt.NDA
     if not np.allclose(delta, delta.T, rtol=1e-4, atol=1e-6 * delta.max(initial=0.0)):
         raise ArgumentError("expected symmetric distances; got distances[i, j] != [j, i].")
     return delta
-
-
-def _checked_rows(rows: npt.ArrayLike | None, count: int, name: str) -> IntArray | None:
-    if rows is None:
-        return None
-    found = np.unique(np.asarray(rows, dtype=np.int64))
-    if len(found) and (found[0] < 0 or found[-1] >= count):
-        raise ArgumentError(f"expected {name} rows in 0..{count - 1}; got {found[[0, -1]]}.")
-    return found

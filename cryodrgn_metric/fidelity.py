@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata
-from sklearn.decomposition import PCA
 
 from cryodrgn_metric.errors import ArgumentError
 
 __all__ = [
+    "MEASURES",
     "distance_errors",
     "fidelity_of",
     "intervals_of",
     "median_distance",
-    "principal_components",
-    "reference_spaces",
     "subsampling_interval",
-    "umap_of",
 ]
-
-logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+Interval = tuple[float, float]
 
-MOST_FOR_UMAP = 50_000
 SUBSAMPLE_FRACTION = 0.63
 NEIGHBORS = 10
+REPEATS, COVERAGE = 100, 0.95  # of intervals_of
+
+MEASURES = ("stress1", "sammon", "spearman", "trustworthiness", "continuity")
+"""What the report shows of `fidelity_of`, each with its interval."""
 
 
 def fidelity_of(embedding: npt.ArrayLike, distances: npt.ArrayLike) -> dict[str, float]:
@@ -46,6 +43,8 @@ def fidelity_of(embedding: npt.ArrayLike, distances: npt.ArrayLike) -> dict[str,
         \text{sammon} = \frac{\sum (a d - \Delta)^2 / \Delta}{\sum \Delta}.
 
     Pairs with :math:`\Delta = 0` are left out of the Sammon stress, which is not defined there.
+    Trustworthiness is lost where the embedding shows neighbours that are none, continuity where
+    it tears neighbours apart.
 
     Arguments:
         embedding: Coordinates :math:`(n, d')`, or square distances :math:`(n, n)` (recognised by
@@ -53,9 +52,9 @@ def fidelity_of(embedding: npt.ArrayLike, distances: npt.ArrayLike) -> dict[str,
         distances: Measured distances, symmetric. :math:`(n, n)`
 
     Returns:
-        ``stress1``, ``stress1_unscaled`` (:math:`a = 1`), ``sammon``, ``spearman``, ``pearson``
-        and ``trustworthiness`` (of the 10 nearest neighbours, fewer where there are few
-        points). A correlation with a constant is nan.
+        ``stress1``, ``stress1_unscaled`` (:math:`a = 1`), ``sammon``, ``spearman``, ``pearson``,
+        ``trustworthiness`` and ``continuity`` (of the 10 nearest neighbours, fewer where there
+        are few points). A correlation with a constant is nan.
 
     Raises:
         ArgumentError: If shapes disagree, or there are fewer than 3 points.
@@ -86,6 +85,7 @@ def fidelity_of(embedding: npt.ArrayLike, distances: npt.ArrayLike) -> dict[str,
         "spearman": _correlation(rankdata(d), rankdata(target)),
         "pearson": _correlation(d, target),
         "trustworthiness": _trustworthiness(shown, measured),
+        "continuity": _trustworthiness(measured, shown),
     }
 
 
@@ -134,8 +134,8 @@ def subsampling_interval(
     count: int,
     seed: int,
     repeats: int = 200,
-    coverage: float = 0.95,
-) -> tuple[float, float]:
+    coverage: float = COVERAGE,
+) -> Interval:
     r"""Gives the interval of a statistic over landmarks, by subsampling without replacement.
 
     The statistic is recomputed on :math:`m = 0.63 L` landmarks; the spread about the full
@@ -174,104 +174,10 @@ def subsampling_interval(
             "expected count >= 3, repeats >= 1 and 0 < coverage < 1; "
             f"got {count}, {repeats}, {coverage}."
         )
-    size = max(3, round(SUBSAMPLE_FRACTION * count))
-    rng = np.random.default_rng(seed)
-    full = statistic(np.arange(count))
-    draws = [statistic(np.sort(rng.permutation(count)[:size])) for _ in range(repeats)]
-    spread = np.array([value for value in draws if np.isfinite(value)]) - full
-    if len(spread) == 0:
-        return float("nan"), float("nan")
-    tail = (1 - coverage) / 2
-    low, high = np.sqrt(size / count) * np.quantile(spread, [tail, 1 - tail])
-    return float(full - high), float(full - low)
-
-
-def reference_spaces(
-    latents: npt.ArrayLike,
-    landmark_indices: npt.ArrayLike,
-    dimension: int,
-    seed: int,
-    skip_umap: bool = False,
-) -> dict[str, FloatArray]:
-    r"""Embeds the landmarks in the usual ways, to be compared with z'.
-
-    Arguments:
-        latents: The latents of all particles. :math:`(N, d)`
-        landmark_indices: Rows of z of the landmarks. :math:`(L,)`
-        dimension: The dimension d' of PCA and UMAP; PCA has at most d.
-        seed: The seed of UMAP and of the particles it sees.
-        skip_umap: Leaves UMAP out.
-
-    Returns:
-        ``z`` (:math:`(L, d)`), ``pca`` (:math:`(L, \min(d, d'))`) and, unless skipped, ``umap``
-        (:math:`(L, d')`, of at most 50,000 particles with the landmarks in it).
-
-    Raises:
-        ArgumentError: If latents are not (N, d), indices out of range, or dimension < 1.
-
-    References:
-        | UMAP (McInnes et al., 2018), arXiv:1802.03426
-
-    Example:
-        >>> z = np.random.default_rng(0).normal(size=(100, 4))
-        >>> spaces = reference_spaces(z, [3, 1, 4], dimension=2, seed=0, skip_umap=True)
-        >>> {name: found.shape for name, found in spaces.items()}
-        {'z': (3, 4), 'pca': (3, 2)}
-    """
-    z = np.asarray(latents, dtype=np.float64)
-    rows = np.asarray(landmark_indices, dtype=np.int64)
-    if z.ndim != 2 or dimension < 1:
-        raise ArgumentError(
-            f"expected latents (N, d), dimension >= 1; got {z.shape}, {dimension}."
-        )
-    if len(rows) == 0 or rows.min() < 0 or rows.max() >= len(z):
-        raise ArgumentError(f"expected landmark indices in 0..{len(z) - 1}; got {rows}.")
-    pca = PCA(min(dimension, *z.shape), svd_solver="full").fit(z)
-    spaces: dict[str, FloatArray] = {"z": z[rows], "pca": pca.transform(z[rows])}
-    if not skip_umap:
-        spaces["umap"] = _umap_rows(z, rows, dimension, seed)
-    return spaces
-
-
-def umap_of(points: npt.ArrayLike, dimension: int, seed: int) -> FloatArray:
-    """Runs UMAP with its usual settings, reproducibly; fewer neighbours for few points.
-
-    Arguments:
-        points: (n, d).
-        dimension: Of the embedding.
-        seed: Of UMAP.
-
-    Returns:
-        (n, dimension) float64.
-    """
-    import umap  # slow to import: numba
-
-    sample = np.asarray(points, dtype=np.float64)
-    logger.info("UMAP of %d particles", len(sample))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="umap")
-        reducer = umap.UMAP(
-            n_components=dimension,
-            n_neighbors=min(15, len(sample) - 1),
-            init="random" if dimension >= len(sample) - 1 else "spectral",
-            random_state=seed,
-        )
-        return np.asarray(reducer.fit_transform(sample), dtype=np.float64)
-
-
-def _umap_rows(z: FloatArray, rows: IntArray, dimension: int, seed: int) -> FloatArray:
-    """UMAP of at most 50,000 particles with `rows` in it; the coordinates of `rows`."""
-    others = np.setdiff1d(np.arange(len(z)), rows)
-    room = max(0, min(len(others), MOST_FOR_UMAP - len(rows)))
-    extra = np.random.default_rng(seed).choice(others, room, replace=False)
-    return umap_of(z[np.concatenate([rows, extra])], dimension, seed)[: len(rows)]
-
-
-def principal_components(points: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Coordinates along the principal axes, (n, d), and the share of variance of each, (d,)."""
-    sample = np.asarray(points, dtype=np.float64)
-    pca = PCA(svd_solver="full").fit(sample)
-    return pca.transform(sample), pca.explained_variance_ratio_
+    subsamples = _subsamples(count, seed, repeats)
+    values = [statistic(rows) for rows in subsamples]
+    shrinkage = np.sqrt(len(subsamples[0]) / count)
+    return _interval(statistic(np.arange(count)), values, shrinkage, coverage)
 
 
 def median_distance(distances: npt.ArrayLike) -> float:
@@ -282,26 +188,53 @@ def median_distance(distances: npt.ArrayLike) -> float:
 
 def intervals_of(
     spaces: dict[str, FloatArray], distances: npt.ArrayLike, seed: int
-) -> dict[str, dict[str, tuple[float, float]]]:
-    """95 % subsampling intervals over landmarks, of stress-1 and Spearman of every space.
+) -> dict[str, dict[str, Interval]]:
+    """Gives the 95 % subsampling intervals over landmarks, of what the report shows of a space.
+
+    Every space and every measure is computed on the same 100 subsamples.
 
     Arguments:
-        spaces: Name to coordinates, (n, d).
-        distances: Measured, (n, n).
-        seed: Of the subsamples.
+        spaces: Name to coordinates. (n, d)
+        distances: Measured. (n, n)
+        seed: The seed of the subsamples.
+
+    Returns:
+        Of every space the interval of each of MEASURES, as from `subsampling_interval`.
+
+    Example:
+        >>> points = np.random.default_rng(0).normal(size=(30, 2))
+        >>> found = intervals_of({"z": points[:, :1]}, squareform(pdist(points)), seed=0)
+        >>> sorted(found["z"]) == sorted(MEASURES)
+        True
     """
     measured = _checked_square(distances)
+    subsamples = _subsamples(len(measured), seed, REPEATS)
+    shrinkage = np.sqrt(len(subsamples[0]) / len(measured))
 
-    def interval(points: FloatArray, name: str) -> tuple[float, float]:
-        def statistic(rows: IntArray) -> float:
-            return fidelity_of(points[rows], measured[np.ix_(rows, rows)])[name]
+    def intervals(points: FloatArray) -> dict[str, Interval]:
+        full = fidelity_of(points, measured)
+        found = [fidelity_of(points[rows], measured[np.ix_(rows, rows)]) for rows in subsamples]
+        return {
+            name: _interval(full[name], [each[name] for each in found], shrinkage, COVERAGE)
+            for name in MEASURES
+        }
 
-        return subsampling_interval(statistic, len(measured), seed, repeats=100)
+    return {space: intervals(points) for space, points in spaces.items()}
 
-    names = ("stress1", "spearman")
-    return {
-        space: {name: interval(points, name) for name in names} for space, points in spaces.items()
-    }
+
+def _subsamples(count: int, seed: int, repeats: int) -> list[IntArray]:
+    size = max(3, round(SUBSAMPLE_FRACTION * count))
+    rng = np.random.default_rng(seed)
+    return [np.sort(rng.permutation(count)[:size]) for _ in range(repeats)]
+
+
+def _interval(full: float, values: list[float], shrinkage: float, coverage: float) -> Interval:
+    spread = np.array([value for value in values if np.isfinite(value)]) - full
+    if len(spread) == 0:
+        return float("nan"), float("nan")
+    tail = (1 - coverage) / 2
+    low, high = shrinkage * np.quantile(spread, [tail, 1 - tail])
+    return float(full - high), float(full - low)
 
 
 def _scale(d: FloatArray, target: FloatArray, weight: FloatArray) -> float:
@@ -331,7 +264,8 @@ def _correlation(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 
 def _trustworthiness(shown: FloatArray, measured: FloatArray) -> float:
-    # scikit-learn's takes the embedding as coordinates only; here both sides are distances.
+    # scikit-learn's takes the embedding as coordinates only; here both sides are distances, which
+    # may change roles: that is the continuity.
     count = len(measured)
     k = min(NEIGHBORS, (count - 1) // 2)
     ranks = np.argsort(np.argsort(_without_self(measured), axis=1, kind="stable"), axis=1)
@@ -342,9 +276,7 @@ def _trustworthiness(shown: FloatArray, measured: FloatArray) -> float:
 
 
 def _without_self(distances: FloatArray) -> FloatArray:
-    filled = np.array(distances)
-    np.fill_diagonal(filled, np.inf)
-    return filled
+    return np.where(np.eye(len(distances), dtype=bool), np.inf, distances)
 
 
 def _checked_square(distances: npt.ArrayLike) -> FloatArray:

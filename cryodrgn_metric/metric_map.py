@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pdist
 from tqdm.auto import tqdm
 
@@ -21,12 +19,15 @@ from cryodrgn_metric.networks import (
     Perceptron,
     as_latents,
     evaluate_in_chunks,
+    jacobians_in_chunks,
     load_network,
     number,
     restored,
     save_network,
     settings_of,
 )
+from cryodrgn_metric.principal_axes import turn_to_principal_axes
+from cryodrgn_metric.targets import Distance, Targets, batches_of, median_of_pairs, targets_of
 from cryodrgn_metric.threads import one_thread
 
 __all__ = ["MetricMap"]
@@ -34,21 +35,7 @@ __all__ = ["MetricMap"]
 logger = logging.getLogger(__name__)
 
 FLOOR = 0.1  # epsilon as a fraction of the median distance, unless it is given
-MOST_FOR_AXES = 100_000  # particles that fix centre and axes
-POINTS_FOR_MEDIAN = 512
 STEPS_PER_RECORD = 10
-
-
-class MatrixPredictor(Protocol):
-    """What can predict all distances among latents at once, as DistanceNet can."""
-
-    def predict_matrix(self, z: Tensor) -> Tensor:
-        """Maps latents (n, d) to distances (n, n)."""
-        ...
-
-
-Distance = Callable[[Tensor, Tensor], Tensor] | MatrixPredictor | npt.ArrayLike | Tensor
-Targets = Callable[[Tensor], Tensor]  # particle numbers (P,) -> distances of their pairs
 
 
 class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -148,16 +135,16 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         latents = as_latents(z).to(device)
         if len(latents) < 2:
             raise ArgumentError(f"expected at least 2 latents; got {len(latents)}.")
-        targets = _targets_of(distance, latents)
+        targets = targets_of(distance, latents)
         self.n_features_in_ = latents.shape[1]
-        self.unit_ = _median_distance(targets, len(latents), self.seed)
+        self.unit_ = median_of_pairs(targets, len(latents), self.seed)
         self.epsilon_ = FLOOR * self.unit_ if self.epsilon is None else float(self.epsilon)
         self._network = self._new_network()
         self._network.standardise(latents)
         self._network.to(device)
         with one_thread():  # the net is small: threads would mostly wait for each other
             self._train(latents, targets)
-        self._turn_to_principal_axes(latents)
+        turn_to_principal_axes(self._network, latents, self.unit_, self.seed)
         return self
 
     def transform(self, z: npt.ArrayLike | Tensor) -> npt.NDArray[np.float32]:
@@ -177,6 +164,33 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         rows = as_latents(z, self.n_features_in_)
         found = evaluate_in_chunks(network, rows, network.mean.device)
         return np.asarray(found.numpy(), dtype=np.float32)
+
+    def jacobian(self, z: npt.ArrayLike | Tensor) -> npt.NDArray[np.float32]:
+        r"""Differentiates z' by z, in chunks: how the map stretches latent space, and where.
+
+        .. math:: J_{ij} = \partial z'_i / \partial z_j
+
+        Arguments:
+            z: Latents. (N, d)
+
+        Returns:
+            J of every particle, in units of the distance per unit of z. float32 (N, d', d)
+
+        Raises:
+            ArgumentError: If z is not a finite (N, d) array.
+            MetricError: If the map was not fitted.
+
+        Example:
+            >>> z = np.random.default_rng(0).normal(size=(50, 3))
+            >>> def distance(z1, z2):
+            ...     return (z1 - z2)[:, :2].norm(dim=1)
+            >>> MetricMap(steps=5, progress=False).fit(z, distance).jacobian(z).shape
+            (50, 2, 3)
+        """
+        network = self._fitted()
+        rows = as_latents(z, self.n_features_in_)
+        chunks = jacobians_in_chunks(network, rows, network.mean.device)
+        return torch.cat([chunk.cpu() for chunk in chunks]).numpy()
 
     def fit_transform(
         self, z: npt.ArrayLike | Tensor, distance: Distance
@@ -249,7 +263,7 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
         )
-        batches = _batches(len(z), _points_for(self.pairs_per_step), self.seed)
+        batches = batches_of(len(z), self.pairs_per_step, self.seed)
         self.history_: dict[str, list[float]] = {"step": [], "loss": []}
         recent: list[float] = []
         bar = tqdm(range(1, self.steps + 1), "f_xi", unit="step", disable=not self.progress)
@@ -273,83 +287,3 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.loss == "weighted":
             weight = weight.square()  # h is in units of s, so that s = 1 here
         return ((d - h) / weight).square().mean()
-
-    def _turn_to_principal_axes(self, z: Tensor) -> None:
-        """Folds unit, centre and rotation into the last layer: an isometry, and a scale."""
-        generator = torch.Generator().manual_seed(self.seed)
-        rows = torch.randperm(len(z), generator=generator)[:MOST_FOR_AXES].to(z.device)
-        points = evaluate_in_chunks(self._network, z[rows], z.device).double().numpy()
-        mean = points.mean(axis=0)
-        axes = _principal_axes(points - mean)
-        last = self._network.layers[-1]
-        assert isinstance(last, nn.Linear)
-        weight = self.unit_ * (axes @ last.weight.detach().double().cpu().numpy())
-        bias = self.unit_ * (axes @ (last.bias.detach().double().cpu().numpy() - mean))
-        with torch.no_grad():
-            last.weight.copy_(torch.from_numpy(weight))
-            last.bias.copy_(torch.from_numpy(bias))
-
-
-def _targets_of(distance: Distance, z: Tensor) -> Targets:
-    owner: Any = getattr(distance, "__self__", distance)
-    if hasattr(owner, "predict_matrix") and (owner is distance or distance == owner.predict):
-        return lambda rows: _checked(_pairs_of(owner.predict_matrix(z[rows])), len(rows))
-    if callable(distance):
-        return lambda rows: _called(distance, z, rows)
-    matrix = torch.as_tensor(distance, dtype=torch.float64, device=z.device)
-    if matrix.shape != (len(z), len(z)):
-        raise ArgumentError(
-            f"expected a function, or distances ({len(z)}, {len(z)}); got {tuple(matrix.shape)}."
-        )
-    return lambda rows: _checked(_pairs_of(matrix[rows][:, rows]), len(rows))
-
-
-def _called(distance: Callable[[Tensor, Tensor], Tensor], z: Tensor, rows: Tensor) -> Tensor:
-    i, j = torch.triu_indices(len(rows), len(rows), offset=1, device=z.device)
-    with torch.no_grad():
-        found = distance(z[rows[i]], z[rows[j]])
-    return _checked(torch.as_tensor(found, device=z.device), len(rows))
-
-
-def _pairs_of(matrix: Tensor) -> Tensor:
-    i, j = torch.triu_indices(len(matrix), len(matrix), offset=1, device=matrix.device)
-    return matrix[i, j]
-
-
-def _checked(distances: Tensor, points: int) -> Tensor:
-    expected = (points * (points - 1) // 2,)
-    if distances.shape != expected:
-        raise ArgumentError(f"expected distances {expected}; got {tuple(distances.shape)}.")
-    if not bool(((distances >= 0) & distances.isfinite()).all()):
-        raise ArgumentError("expected finite distances >= 0; got NaN, infinity or negative.")
-    return distances.float()
-
-
-def _median_distance(targets: Targets, count: int, seed: int) -> float:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(count, generator=generator)[:POINTS_FOR_MEDIAN]
-    values = targets(rows).double().cpu()
-    return float(values.quantile(0.5)) or float(values.mean()) or 1.0
-
-
-def _points_for(pairs: int) -> int:
-    return int(np.ceil((1 + np.sqrt(1 + 8 * pairs)) / 2))
-
-
-def _batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
-    """Distinct particles for each step, from one shuffle of all after another."""
-    generator = torch.Generator().manual_seed(seed)
-    size = min(size, count)
-    while True:
-        order = torch.randperm(count, generator=generator)
-        for start in range(0, count - size + 1, size):
-            yield order[start : start + size]
-
-
-def _principal_axes(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The orthonormal rows onto which to project, largest variance first, signs fixed."""
-    _, vectors = np.linalg.eigh(centred.T @ centred)
-    axes = vectors[:, ::-1].T
-    moments = ((centred @ axes.T) ** 3).sum(axis=0)
-    signs = np.where(moments < 0, -1.0, 1.0)
-    return np.asarray(signs[:, None] * axes)

@@ -23,6 +23,7 @@ __all__ = [
     "Perceptron",
     "as_latents",
     "evaluate_in_chunks",
+    "jacobians_in_chunks",
     "load_network",
     "number",
     "restored",
@@ -89,6 +90,22 @@ class Perceptron(nn.Module):
         y: Tensor = self.layers((x - self.mean) / self.scale)
         return y
 
+    def jacobian(self, x: Tensor) -> Tensor:
+        """Differentiates each output by each input in forward mode. (n, outputs, inputs)
+
+        By hand: torch.func.jvp would load torch.jit, which is deprecated and says so.
+        """
+        y = (x - self.mean) / self.scale
+        tangents = torch.diag(1 / self.scale).expand(len(x), -1, -1)  # (n, inputs, width)
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                tangents = tangents @ layer.weight.T
+            else:
+                gate = y.sigmoid()
+                tangents = tangents * (gate * (1 + y * (1 - gate)))[:, None]
+            y = layer(y)
+        return tangents.mT
+
 
 def _layers(sizes: Sequence[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
@@ -129,6 +146,32 @@ def evaluate_in_chunks(network: nn.Module, rows: Tensor, device: torch.device) -
         starts = range(0, max(1, len(rows)), ROWS_PER_CHUNK)
         chunks = [network(rows[i : i + ROWS_PER_CHUNK].to(device)).cpu() for i in starts]
     return torch.cat(chunks)
+
+
+def jacobians_in_chunks(
+    network: Perceptron, rows: Tensor, device: torch.device
+) -> Iterator[Tensor]:
+    """Differentiates the outputs of a network by its inputs, row by row, without gradients.
+
+    Arguments:
+        network: With the given number of inputs.
+        rows: Its inputs. (N, inputs)
+        device: The network's.
+
+    Returns:
+        Jacobians of one chunk of rows after the other, on the device. (n, outputs, inputs)
+
+    Example:
+        >>> net = Perceptron(3, 2, width=1, depth=0, seed=0)
+        >>> (found,) = jacobians_in_chunks(net, torch.zeros(5, 3), torch.device("cpu"))
+        >>> bool((found == net.layers[0].weight).all())
+        True
+    """
+    size = max(1, ROWS_PER_CHUNK // (4 * rows.shape[1]))  # every row has a tangent along each axis
+    for start in range(0, max(1, len(rows)), size):
+        with torch.no_grad():
+            found = network.jacobian(rows[start : start + size].to(device))
+        yield found
 
 
 def save_network(

@@ -26,6 +26,7 @@ from cryodrgn_metric.folder_lock import locked
 from cryodrgn_metric.measurement import Measured, measure_distances, pick_landmarks
 from cryodrgn_metric.metric_folder import remove_other_clusters, volumes_in
 from cryodrgn_metric.metric_map import MetricMap
+from cryodrgn_metric.reference_spaces import reference_spaces
 from cryodrgn_metric.report import figures, gallery
 from cryodrgn_metric.run import Run, prepare
 from cryodrgn_metric.runlog import logged, peak_memory_in_bytes
@@ -209,7 +210,7 @@ def _judge(run: Run, measured: Measured, net: DistanceNet, z_metric: np.ndarray)
     test = measured.landmarks.test
     truth = measured.pairs.distances[np.ix_(test, test)]
     with run.watch.stage("fidelity"):
-        spaces = fidelity.reference_spaces(
+        spaces = reference_spaces(
             run.workdir.latents,
             measured.landmarks.indices[test],
             run.config.metric_map.dimension,

@@ -1,5 +1,8 @@
 """h_psi: the axioms that hold by construction, learning, reproducibility, files."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +50,49 @@ def test_predict_matrix_agrees_with_predict(fitted: DistanceNet) -> None:
     np.testing.assert_allclose(
         fitted.predict_matrix(z)[i, j], fitted.predict(z[i], z[j]), rtol=1e-4, atol=1e-4
     )
+
+
+def test_metric_tensor_is_half_the_hessian_of_the_squared_distance(
+    fitted: DistanceNet, tolerance: dict[str, float]
+) -> None:
+    z, _ = toy(12)
+    found = fitted.metric_tensor(z)
+    assert (found.shape, found.dtype) == ((12, 3, 3), np.float32)
+    double = copy.deepcopy(fitted._network).double()
+
+    def half_squared(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
+        return 0.5 * fitted.unit_**2 * (double(z1) - double(z2)).square().sum()
+
+    rows = torch.from_numpy(z)
+    expected = torch.stack(
+        [torch.autograd.functional.hessian(partial(half_squared, row), row) for row in rows]
+    ).numpy()
+    # a product of two float32 Jacobians, each a product of four layers
+    np.testing.assert_allclose(found, expected, atol=20 * tolerance["float32"] * expected.max())
+
+
+def test_metric_tensor_is_symmetric_and_not_negative(fitted: DistanceNet) -> None:
+    z = 5 * np.random.default_rng(1).normal(size=(500, 3))  # far outside the landmarks too
+    found = fitted.metric_tensor(z)
+    assert np.array_equal(found, found.transpose(0, 2, 1))
+    assert np.linalg.eigvalsh(found.astype(np.float64)).min() > -1e-5 * found.max()
+    assert fitted.metric_tensor(z[:0]).shape == (0, 3, 3)
+
+
+def test_metric_tensor_measures_small_steps(fitted: DistanceNet) -> None:
+    rng = np.random.default_rng(2)
+    z, step = rng.normal(size=(50, 3)), 0.02 * rng.normal(size=(50, 3))
+    predicted = fitted.predict(z - step / 2, z + step / 2)
+    lengths = np.sqrt(np.einsum("ni,nij,nj->n", step, fitted.metric_tensor(z), step))
+    # the next term is of second order in the step
+    np.testing.assert_allclose(lengths, predicted, rtol=5e-3, atol=1e-3 * predicted.max())
+
+
+def test_metric_tensor_of_a_known_distance() -> None:
+    z, distances = toy(150)
+    found = quick(width=64, max_epochs=80).fit(z, distances).metric_tensor(z)
+    # Delta = 7 |motion|, blind to the last column: 49 on the diagonal, what a small net reaches
+    assert np.abs(np.median(found, axis=0) / 49 - np.diag([1, 1, 0])).max() < 0.15
 
 
 def test_learns_unseen_landmarks() -> None:
@@ -147,6 +193,10 @@ def test_unlike_arguments_are_refused(fitted: DistanceNet, tmp_path) -> None:
         fitted.predict(z[:, :2], z[:, :2])
     with pytest.raises(MetricError):
         quick().predict(z, z)
+    with pytest.raises(MetricError):
+        quick().metric_tensor(z)
+    with pytest.raises(ArgumentError):
+        fitted.metric_tensor(z[:, :2])
     with pytest.raises(MetricError):
         DistanceNet.load(tmp_path / "none")
 

@@ -1,4 +1,4 @@
-"""Fidelity: formulas against hand-made cases and scikit-learn, intervals, references."""
+"""Fidelity: formulas against hand-made cases and scikit-learn, and intervals."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,10 @@ from sklearn.manifold import trustworthiness
 
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.fidelity import (
+    MEASURES,
     distance_errors,
     fidelity_of,
-    reference_spaces,
+    intervals_of,
     subsampling_interval,
 )
 
@@ -47,6 +48,19 @@ def test_formulas() -> None:
     assert found["spearman"] == pytest.approx(spearmanr(d, target).statistic)
     expected = trustworthiness(distances, x[:, :1], n_neighbors=10, metric="precomputed")
     assert found["trustworthiness"] == pytest.approx(expected)
+    # Venna & Kaski's continuity: scikit-learn's trustworthiness of x as a picture of its column
+    shown = squareform(pdist(x[:, :1]))
+    expected = trustworthiness(shown, x, n_neighbors=10, metric="precomputed")
+    assert found["continuity"] == pytest.approx(expected)
+
+
+def test_folding_costs_trust_and_tearing_costs_continuity() -> None:
+    angle = np.linspace(0, 2 * np.pi, 80, endpoint=False)[:, None]
+    circle = np.hstack([np.cos(angle), np.sin(angle)])
+    folded = fidelity_of(circle[:, :1], squareform(pdist(circle)))
+    torn = fidelity_of(angle, squareform(pdist(circle)))
+    assert folded["trustworthiness"] < folded["continuity"] - 0.05
+    assert torn["continuity"] < torn["trustworthiness"] - 0.005  # at the cut only
 
 
 def test_coordinates_and_their_distances_agree() -> None:
@@ -97,20 +111,22 @@ def test_interval_covers_and_draws_without_replacement() -> None:
     assert subsampling_interval(statistic, 200, 7) == subsampling_interval(statistic, 200, 7)
 
 
-def test_reference_spaces() -> None:
-    z = points(120, 4)
-    rows = np.array([5, 3, 90])
-    found = reference_spaces(z, rows, dimension=2, seed=0, skip_umap=True)
-    assert np.array_equal(found["z"], z[rows])
-    assert found["pca"].shape == (3, 2)
-    assert "umap" not in found
-    assert reference_spaces(z[:, :1], rows, 2, 0, skip_umap=True)["pca"].shape == (3, 1)
+def test_all_intervals_are_those_of_each_measure_alone() -> None:
+    x = points(40)
+    distances = squareform(pdist(x))
+    spaces = {"one": x[:, :1], "all": x}
+    found = intervals_of(spaces, distances, seed=3)
+    assert list(found) == list(spaces)
+    for name in MEASURES:
 
+        def statistic(rows: np.ndarray, name: str = name) -> float:
+            return fidelity_of(x[rows, :1], distances[np.ix_(rows, rows)])[name]
 
-@pytest.mark.slow  # numba compiles
-def test_umap_has_the_dimension_of_z_metric() -> None:
-    found = reference_spaces(points(30, 4), np.arange(7), dimension=1, seed=0)
-    assert found["umap"].shape == (7, 1)
+        expected = subsampling_interval(statistic, 40, 3, repeats=100)
+        assert found["one"][name] == expected
+        assert expected[0] < fidelity_of(x[:, :1], distances)[name] < expected[1]
+        perfect = float(name in ("spearman", "trustworthiness", "continuity"))
+        assert found["all"][name] == pytest.approx((perfect, perfect), abs=1e-9)
 
 
 def test_unlike_arguments_are_refused() -> None:
@@ -125,5 +141,3 @@ def test_unlike_arguments_are_refused() -> None:
             fidelity_of(embedding, measured)
     with pytest.raises(ArgumentError):
         subsampling_interval(lambda rows: 0.0, 2, 0)
-    with pytest.raises(ArgumentError):
-        reference_spaces(points(), [40], 2, 0)

@@ -22,11 +22,12 @@ ORDER = """
     errors
     config, artifacts, devices, runlog, safe_files, so3, termination, threads
     batch, cache, folder_lock, metric_folder, training_inputs
-    workdir, fidelity
+    workdir, fidelity, reference_spaces
     host_models
     perceptron
     decoder, landmarks, clusters
-    volumes, networks
+    volumes, networks, targets
+    landmark_training, principal_axes
     distances
     distance_net, metric_map
     contrast, density, hidden_rotation, reach

@@ -1,5 +1,6 @@
 """f_xi: isometry of toys, collapse of rotations, laws of scale, reproducibility, files."""
 
+import copy
 import time
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from scipy.spatial.distance import pdist, squareform
 from sklearn.base import clone
 
+from cryodrgn_metric import networks
 from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.errors import ArgumentError, MetricError
 from cryodrgn_metric.fidelity import fidelity_of
@@ -140,6 +142,58 @@ def test_equal_latents_have_safe_gradients() -> None:
     assert np.isfinite(quick().fit_transform(z, planar)).all()
 
 
+def in_double(network: torch.nn.Module, z: np.ndarray) -> torch.Tensor:
+    """The network's Jacobians by reverse mode, one row at a time, in float64. (n, d', d)"""
+    double = copy.deepcopy(network).double()
+    rows = torch.from_numpy(z).double()
+    return torch.stack([torch.autograd.functional.jacobian(double, row) for row in rows])
+
+
+@pytest.mark.parametrize("components", [1, 2, 4])
+def test_jacobian_is_that_of_autograd(components: int, tolerance: dict[str, float]) -> None:
+    z = latents(40)
+    found = quick(components).fit(z, planar)
+    jacobian = found.jacobian(z)
+    assert (jacobian.shape, jacobian.dtype) == ((40, components, 3), np.float32)
+    expected = in_double(found._network, z).numpy()
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(jacobian, expected, atol=10 * tolerance["float32"] * scale, rtol=0)
+
+
+def test_jacobian_is_that_of_finite_differences() -> None:
+    z = latents(40)
+    found = quick().fit(z, planar)
+    double = copy.deepcopy(found._network).double()
+    step, rows = 1e-5, torch.from_numpy(z).double()
+    with torch.no_grad():
+        columns = [
+            (double(rows + step * axis) - double(rows - step * axis)) / (2 * step)
+            for axis in torch.eye(3, dtype=torch.float64)
+        ]
+    expected = torch.stack(columns, dim=-1).numpy()
+    # float32 networks against differences in float64
+    np.testing.assert_allclose(found.jacobian(z), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_jacobian_does_not_depend_on_chunks(monkeypatch) -> None:
+    z = latents(50)
+    found = quick().fit(z, planar)
+    whole = found.jacobian(torch.from_numpy(z))
+    assert found.jacobian(z[:0]).shape == (0, 2, 3)
+    monkeypatch.setattr(networks, "ROWS_PER_CHUNK", 7 * 4 * 3)
+    # another shape of product may round elsewhere
+    np.testing.assert_allclose(found.jacobian(z), whole, atol=1e-5 * np.abs(whole).max())
+
+
+def test_jacobian_follows_a_planar_distance() -> None:
+    z = latents()
+    jacobian = trained().fit(z, planar).jacobian(z)
+    singular = np.linalg.svd(jacobian, compute_uv=False)
+    # an isometry of the first two columns, blind to the third: what a small net reaches
+    assert np.abs(np.median(singular, axis=0) - 1).max() < 0.05
+    assert np.median(np.abs(jacobian[:, :, 2])) < 0.05
+
+
 def test_scikit_learn_manners() -> None:
     model = quick(loss="weighted")
     assert clone(model).get_params() == model.get_params()
@@ -161,8 +215,11 @@ def test_unlike_arguments_are_refused() -> None:
         quick().fit(z[:, 0], planar)
     with pytest.raises(ArgumentError):
         quick().fit(z, planar).transform(z[:, :2])
-    with pytest.raises(MetricError):
-        quick().transform(z)
+    with pytest.raises(ArgumentError):
+        quick().fit(z, planar).jacobian(z[:, :2])
+    for method in ("transform", "jacobian"):
+        with pytest.raises(MetricError):
+            getattr(quick(), method)(z)
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_f_xi_is_learned_again_where_h_psi_came_out_otherwise(
     folder = tmp_path / "again"
     shutil.copytree(undisturbed, folder)
     (folder / "models" / "h_psi.yaml").unlink()
-    monkeypatch.setattr("cryodrgn_metric.distance_net.STEPS_PER_EPOCH", 9)
+    monkeypatch.setattr("cryodrgn_metric.landmark_training.STEPS_PER_EPOCH", 9)
     heard(caplog)
     embed_here(small_config(workdir, folder))
     assert reused(caplog.text) == {"batches", "pairs"}

@@ -19,8 +19,8 @@ from sklearn.decomposition import PCA
 from cryodrgn_metric.artifacts import save_json, save_text
 from cryodrgn_metric.demo import molecule, score, simulate, train, truth
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.fidelity import reference_spaces
 from cryodrgn_metric.metric_folder import MetricFolder
+from cryodrgn_metric.reference_spaces import reference_spaces
 from cryodrgn_metric.workdir import load_latents, open_workdir
 
 __all__ = ["OPTIONS", "DemoScores", "report", "run_demo", "score_embedding"]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from cryodrgn_metric.clusters import Clusters
 from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.distances.base import PairwiseDistances
-from cryodrgn_metric.fidelity import principal_components, umap_of
+from cryodrgn_metric.reference_spaces import principal_components, umap_of
 from cryodrgn_metric.report.figures import (
     FloatArray,
     IntArray,

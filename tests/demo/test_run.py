@@ -12,8 +12,8 @@ import pytest
 from cryodrgn_metric.artifacts import save_npz, save_pickle
 from cryodrgn_metric.demo import run, truth
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.fidelity import reference_spaces
 from cryodrgn_metric.metric_folder import MetricFolder
+from cryodrgn_metric.reference_spaces import reference_spaces
 
 
 @pytest.fixture
