@@ -33,6 +33,8 @@ NEIGHBOURS = 20  # with fewer, mutual ones leave detours where z' has more than 
 LEAST_SHARE = 20  # of fewer particles, no more than one in twenty: all would be neighbours
 MOST_PIECES = 30  # left by the neighbours; bridges between many pieces are looked for slowly
 ALONG_PATH = 10  # volumes, as many as `cryodrgn analyze` makes along a principal component
+MOST_COMPONENTS = 4  # of z' that get a path in every run
+LARGEST_CLUSTERS = 5  # that paths connect in every run
 PERCENTILES = (5, 95)  # where analyze begins and ends
 
 

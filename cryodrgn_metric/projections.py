@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cryodrgn_metric.distances.base import Array
 from cryodrgn_metric.errors import ArgumentError
 
 __all__ = ["central_slices", "projections"]
+
+Array = TypeVar("Array", npt.NDArray[Any], Tensor)
 
 
 def projections(volumes: Array) -> Array:
@@ -67,4 +71,4 @@ def _cubes(volumes: Array) -> Tensor:
 
 
 def _as_given(pictures: Tensor, volumes: Array) -> Array:
-    return pictures if isinstance(volumes, Tensor) else pictures.numpy()
+    return pictures if isinstance(volumes, Tensor) else np.asarray(pictures)
