@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,6 +19,7 @@ from cryodrgn_metric.distances.streaming import stream_features, usable_columns
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.run import Run
+from cryodrgn_metric.so3.conventions import windowed
 from cryodrgn_metric.volumes import write_cluster_volumes
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Frame",
     "aligned_volumes",
     "saved_frame",
+    "seen_file",
     "seen_volume",
     "write_aligned",
     "write_representatives",
@@ -85,12 +88,14 @@ class AlignedVolumes:
         latents: z of those that can. (U, d)
         features: What the distance keeps of them, not turned; the last axis counts volumes.
         rotations: R, with R·V(z) in the frame. (U, 3, 3)
+        distances: Delta to the medoid. (U,)
     """
 
     is_usable: npt.NDArray[np.bool_]
     latents: npt.NDArray[np.float32]
     features: Tensor
     rotations: npt.NDArray[np.float32]
+    distances: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -111,10 +116,11 @@ def aligned_volumes(
     features = stream_features(run.stream, latents, run.distance, desc=desc)
     usable = usable_columns(features)
     features = features[..., torch.from_numpy(usable)]
-    turns = np.zeros((0, 3, 3), np.float32)
+    turns, distances = np.zeros((0, 3, 3), np.float32), np.zeros(0, np.float32)
     if usable.any():
-        turns = run.distance.onto(frame.features, features).rotations.cpu().numpy()
-    return AlignedVolumes(usable, latents[usable], features, turns)
+        found = run.distance.onto(frame.features, features)
+        turns, distances = found.rotations.cpu().numpy(), found.distances.cpu().numpy()
+    return AlignedVolumes(usable, latents[usable], features, turns, distances)
 
 
 def seen_volume(
@@ -134,6 +140,13 @@ def seen_volume(
     volume = run.stream.volumes(latent[None], turn)
     volume = volume.flip(1) if run.config.volumes.flip else volume
     return -volume if run.config.volumes.invert else volume
+
+
+def seen_file(run: Run, path: Path) -> Tensor:
+    """The same of a volume that `write_aligned` wrote at that box."""
+    window = run.stream.window.cpu()
+    window = window.flip(0) if run.config.volumes.flip else window
+    return windowed(torch.from_numpy(mrcfile.read(path))[None], window)
 
 
 def write_aligned(

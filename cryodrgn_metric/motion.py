@@ -20,6 +20,7 @@ from cryodrgn_metric.frame import (
     Frame,
     aligned_volumes,
     saved_frame,
+    seen_file,
     seen_volume,
     write_aligned,
 )
@@ -147,14 +148,19 @@ def add_path(run: Run, first: int, second: int) -> PathSummary | None:
 def write_path(
     run: Run, frame: Frame, path: MetricPath, folder: PathFolder, z_metric: Array, box: int
 ) -> PathSummary | None:
-    """Decode the volumes along a path, turn them into one frame, measure Delta, write all of it.
+    """Decode the volumes along a path, align them, measure Delta, write all of it.
+
+    The volume nearest to the medoid is turned onto it, and from there every volume onto the one
+    before it on the path, so that what differs between two pictures is structure. Turned onto the
+    medoid one by one, volumes far from it turn against each other: on the demo, the raw distance
+    from picture to picture was up to twice Delta; like this it is Delta, to 2 %.
 
     Projections, slices and Delta are of the box at which the run compares volumes. Like the .mrc
     files they obey --flip and --invert, and like those of distances.npz the rotations do.
 
     Arguments:
         run: What all stages share.
-        frame: Where the volumes are turned to.
+        frame: Of the medoid.
         path: The particles.
         folder: Where to write; what an earlier run left there is replaced.
         z_metric: z' of all particles.
@@ -171,13 +177,13 @@ def write_path(
     if not len(volumes):
         _remove_path(folder)
         return None
+    volumes, distances = _aligned_along(run, volumes)
     written = _write_movie(run, volumes, folder, box)
     artifacts.remove_files(set(volumes_in(folder.path)) - set(written))
     artifacts.save_columns(folder.z_values, volumes.latents)
     artifacts.save_columns(folder.indices, rows)
-    distances = _distances_among(run, volumes)
     turns = volumes.rotations
-    flat, cut = _pictures(run, volumes)
+    flat, cut = _pictures(run, volumes, written if box == run.stream.box else [])
     artifacts.save_npz(
         folder.table,
         rows=rows,
@@ -223,21 +229,34 @@ def _write_movie(run: Run, volumes: AlignedVolumes, folder: PathFolder, box: int
     return paths
 
 
-def _distances_among(run: Run, volumes: AlignedVolumes) -> Array:
-    """Delta of all pairs, (P, P); it doesn't matter how they are turned."""
+def _aligned_along(run: Run, volumes: AlignedVolumes) -> tuple[AlignedVolumes, Array]:
+    """Rotations carried along the path from the volume nearest to the medoid; Delta (P, P)."""
     if len(volumes) == 1:
-        return np.zeros((1, 1), np.float32)
+        return volumes, np.zeros((1, 1), np.float32)
     distance = replace(run.distance, progress=False)  # there is a bar for all paths
     distance.recall(run.distance.calibration)
-    found: Array = distance.pairwise(volumes.features).distances.numpy()
-    return found
+    found = distance.pairwise(volumes.features)
+    between = found.rotations.double().numpy()  # V_i ≈ between[i, j]·V_j
+    turns = volumes.rotations.astype(np.float64)
+    start = int(volumes.distances.argmin())
+    for here in range(start + 1, len(turns)):
+        turns[here] = turns[here - 1] @ between[here - 1, here]
+    for here in reversed(range(start)):
+        turns[here] = turns[here + 1] @ between[here + 1, here]
+    return replace(volumes, rotations=turns.astype(np.float32)), found.distances.numpy()
 
 
-def _pictures(run: Run, volumes: AlignedVolumes) -> tuple[Array, Array]:
-    """Projections and central slices of the turned volumes, (P, 3, n, n) each."""
+def _pictures(run: Run, volumes: AlignedVolumes, files: list[Path]) -> tuple[Array, Array]:
+    """Projections and central slices of the turned volumes, (P, 3, n, n) each.
+
+    Decoded again, unless there are files of their box.
+    """
 
     def pictures(number: int) -> tuple[Tensor, Tensor]:
-        volume = seen_volume(run, volumes.latents[number], volumes.rotations[number])
+        if files:
+            volume = seen_file(run, files[number])
+        else:
+            volume = seen_volume(run, volumes.latents[number], volumes.rotations[number])
         return projections(volume), central_slices(volume)
 
     found = map_in_threads(pictures, range(len(volumes)), run.stream.decoder.device)

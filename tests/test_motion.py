@@ -13,7 +13,7 @@ from running import SMALL, options_of, unchanged
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_metric import align, command, pairwise_distances
-from cryodrgn_metric.artifacts import save_columns, save_pickle
+from cryodrgn_metric.artifacts import save_columns, save_pickle, save_text
 from cryodrgn_metric.clusters import cluster_kmeans
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.errors import ArgumentError
@@ -25,8 +25,10 @@ from cryodrgn_metric.paths import ParticleGraph, path_between
 from cryodrgn_metric.projections import projections
 from cryodrgn_metric.run import prepare
 from cryodrgn_metric.so3.conventions import spherical_window, windowed
+from cryodrgn_metric.threads import limited_to
 from cryodrgn_metric.volumes import write_movie, write_volume
 
+BOX = 16  # of the model, 32 or 24
 COUNT = 6  # k-means clusters: more than paths connect
 
 
@@ -41,9 +43,9 @@ def demo_workdir(tmp_path_factory):
 
 def measured_run(workdir, outdir, *options):
     """The stages before z', with the first latents in its place, and what later ones save."""
-    arguments = [*SMALL, "--landmarks", 20, "--ksample", COUNT, "-o", outdir, *options]
+    arguments = [*SMALL, "--landmarks", 20, "-d", BOX, "--ksample", COUNT, "-o", outdir, *options]
     config = command.embed_config(options_of(workdir, *arguments))
-    with unchanged(workdir), quiet():
+    with unchanged(workdir), quiet(), limited_to(1):
         run = prepare(config)
         measured = measure_distances(run, pick_landmarks(run))
     dimension = config.metric_map.dimension
@@ -51,12 +53,13 @@ def measured_run(workdir, outdir, *options):
     clusters = cluster_kmeans(z_metric, config.clusters, config.seed)
     save_pickle(run.folder.z_metric, z_metric)
     save_columns(run.folder.cluster_center_indices(COUNT), clusters.centers_ind)
+    save_text(run.folder.lock, "process 1")
     return run, measured, z_metric, clusters
 
 
 def motion_of(workdir, outdir, *options):
     parts = measured_run(workdir, outdir, *options)
-    with unchanged(workdir), quiet():
+    with unchanged(workdir), quiet(), limited_to(1):
         return *parts, write_motion(*parts)
 
 
@@ -72,6 +75,11 @@ def table_of(folder):
 
 def volumes_of(folder):
     return np.stack([mrcfile.read(path) for path in sorted(folder.path.glob("vol_*.mrc"))])
+
+
+def seen_files(folder):
+    window = spherical_window(BOX)
+    return windowed(torch.from_numpy(volumes_of(folder)), window).numpy()
 
 
 def test_two_components_and_the_tree_of_the_five_largest(moved):
@@ -109,30 +117,40 @@ def test_every_file_of_a_path(moved):
         np.testing.assert_allclose(np.loadtxt(folder.z_values), latents, rtol=1e-7)
         np.testing.assert_array_equal(table["particles"], rows)  # trained without --ind
         np.testing.assert_array_equal(table["z_metric"], z_metric[rows])
-        assert table["projections"].shape == table["slices"].shape == (count, 3, 32, 32)
+        assert table["projections"].shape == table["slices"].shape == (count, 3, BOX, BOX)
         assert table["projections"].dtype == table["slices"].dtype == np.float32
         steps = np.linalg.norm(np.diff(z_metric[rows], axis=0), axis=1)
         assert summary.length == pytest.approx(steps.sum(), rel=1e-5)
 
 
-def test_volumes_lie_in_the_medoids_frame(moved):
-    run, measured, _, _, _ = moved
-    medoid = Frame.of(measured).row
-    decoder = Decoder.from_workdir(run.workdir, device="cpu", as_trained=True)
+def test_the_volume_nearest_to_the_medoid_lies_in_its_frame(moved):
+    run, measured, *_ = moved
     with quiet():
-        frame = decoder.decode(run.workdir.latents[[medoid]])[0].numpy()
-    before, after = [], []
+        latents = run.workdir.latents[[Frame.of(measured).row]]
+        frame = run.stream.decoder.decode(latents, BOX)[0].numpy()
+    for folder in run.folder.paths():
+        found = [align(frame, volume, lmax=run.distance.lmax) for volume in volumes_of(folder)]
+        nearest = min(found, key=lambda one: one.distance)
+        turn = Rotation.from_matrix(nearest.rotation).magnitude()
+        assert np.degrees(turn) < 1 or nearest.second_peak_gap < 0.01
+
+
+def test_only_structure_differs_from_volume_to_volume(moved):
+    """As they are decoded, they turn as well; in the files, next to nothing of that is left."""
+    run, *_ = moved
+    left, before = [], []
     for folder in run.folder.paths():
         rows = table_of(folder)["rows"]
-        plain = decoder.decode(run.workdir.latents[rows]).numpy()
-        for turned, volume in zip(volumes_of(folder), plain, strict=True):
-            found = align(frame, turned)
-            turn = Rotation.from_matrix(found.rotation).magnitude()
-            assert np.degrees(turn) < 1 or found.second_peak_gap < 0.01
-            before.append(np.corrcoef(frame.ravel(), volume.ravel())[0, 1])
-            after.append(np.corrcoef(frame.ravel(), turned.ravel())[0, 1])
-    assert np.median(after) > np.median(before) + 0.05
-    assert (np.array(after) > np.array(before) - 0.01).all()
+        with quiet():
+            plain = run.stream.volumes(run.workdir.latents[rows])
+        found = pairwise_distances(volumes_of(folder), lmax=run.distance.lmax)
+        steps = np.diagonal(found.distances, 1)
+        left.extend(np.diagonal(found.raw_distances, 1) / steps)
+        seen = torch.from_numpy(seen_files(folder))
+        raw, turned = (one.diff(dim=0).flatten(1).norm(dim=1) for one in (plain, seen))
+        before.extend((raw / turned).tolist())
+    assert max(left) < 1.1 and np.median(left) < 1.01
+    assert np.median(before) > 1.3
 
 
 def test_delta_along_a_path_is_that_of_its_files(moved):
@@ -141,25 +159,24 @@ def test_delta_along_a_path_is_that_of_its_files(moved):
     for folder in run.folder.paths():
         saved = table_of(folder)["distances"]
         files = pairwise_distances(volumes_of(folder), lmax=run.distance.lmax)
+        # the norm is that at the model's box, where amplitudes are lower
+        expected = files.distances * (BOX / run.workdir.box_size) ** 1.5
         # what the 0.25e-3 of the radial basis may drop
-        np.testing.assert_allclose(saved, files.distances, rtol=0.02, atol=0.01 * saved.max())
+        np.testing.assert_allclose(saved, expected, rtol=0.02, atol=0.01 * saved.max())
         steps = np.diagonal(saved, 1)
         summary = found[folder.name]
         assert summary.measured_length == pytest.approx(steps.sum(), rel=1e-5)
         assert summary.largest_step == steps.max() and summary.end_to_end == saved[0, -1]
-        # the files are turned to each other already: nothing is left to gain
-        gain = files.raw_distances - files.distances
-        assert np.median(gain) < 0.1 * np.median(files.distances)
 
 
 def test_pictures_are_of_the_turned_volumes(moved):
     run, *_ = moved
     for folder in run.folder.paths():
         table = table_of(folder)
-        seen = windowed(torch.from_numpy(volumes_of(folder)), spherical_window(32)).numpy()
+        seen = seen_files(folder)
         size = np.abs(table["projections"]).max()
         np.testing.assert_allclose(table["projections"], projections(seen), atol=1e-4 * size)
-        np.testing.assert_allclose(table["slices"][:, 2], seen[..., 16], atol=1e-4 * size)
+        np.testing.assert_allclose(table["slices"][:, 2], seen[..., BOX // 2], atol=1e-4 * size)
 
 
 def test_the_movie_plays_the_files_at_a_level_within_them(moved):
@@ -235,9 +252,13 @@ def test_flip_and_invert_change_files_rotations_and_pictures(moved, demo_workdir
         old, new = table_of(plain), table_of(other)
         np.testing.assert_array_equal(new["distances"], old["distances"])
         np.testing.assert_allclose(new["rotations"], mirror @ old["rotations"] @ mirror, atol=1e-6)
-        np.testing.assert_array_equal(volumes_of(other), -volumes_of(plain)[:, ::-1])
+        # rotations agree to the last bit or two only: BLAS adds up as arrays lie in memory
+        expected = -volumes_of(plain)[:, ::-1]
+        size = np.abs(expected).max()
+        np.testing.assert_allclose(volumes_of(other), expected, atol=1e-5 * size)
         along_y = -old["projections"][:, 1, ::-1]
-        np.testing.assert_allclose(new["projections"][:, 1], along_y, rtol=1e-5, atol=1e-5)
+        size = np.abs(along_y).max()
+        np.testing.assert_allclose(new["projections"][:, 1], along_y, atol=1e-5 * size)
 
 
 def test_skip_vol_leaves_everything_but_volumes_and_movie(moved, demo_workdir, tmp_path):
@@ -278,11 +299,11 @@ def test_files_are_of_the_box_that_is_asked_for(moved, tmp_path):
     path = path_between(ParticleGraph(z_metric), 0, 1, count=3)
     folder = replace(run.folder, path=tmp_path).cluster_path(0, 1)
     with quiet():
-        write_path(run, Frame.of(measured), path, folder, z_metric, box=16)
+        write_path(run, Frame.of(measured), path, folder, z_metric, box=32)
     with mrcfile.open(folder.volume(1)) as written:
-        assert written.data.shape == (16, 16, 16)
-        assert written.voxel_size.x == pytest.approx(2 * run.workdir.apix)
-    assert table_of(folder)["projections"].shape[2:] == (32, 32)
+        assert written.data.shape == (32, 32, 32)
+        assert written.voxel_size.x == pytest.approx(run.workdir.apix)
+    assert table_of(folder)["projections"].shape[2:] == (BOX, BOX)
 
 
 def test_volumes_that_cannot_be_compared_are_left_out(moved, tmp_path, monkeypatch, caplog):
@@ -300,13 +321,13 @@ def test_volumes_that_cannot_be_compared_are_left_out(moved, tmp_path, monkeypat
     monkeypatch.setattr(Decoder, "decode", damaged)
     folder = replace(run.folder, path=tmp_path).cluster_path(0, 1)
     with quiet():
-        found = write_path(run, Frame.of(measured), path, folder, z_metric, 32)
+        found = write_path(run, Frame.of(measured), path, folder, z_metric, BOX)
     kept = path.rows[[0, 3, 4]]
     np.testing.assert_array_equal(table_of(folder)["rows"], kept)
     assert found.particles == 3 == len(volumes_of(folder))
     broken = run.workdir.latents[path.rows]
     with quiet():
-        assert write_path(run, Frame.of(measured), path, folder, z_metric, 32) is None
+        assert write_path(run, Frame.of(measured), path, folder, z_metric, BOX) is None
     assert not folder.path.exists()
 
 
@@ -318,8 +339,8 @@ def test_striking_pairs_show_what_alignment_does(moved):
         write_striking_pairs(run, measured, far, np.zeros((0, 2), np.int64))
     with np.load(run.folder.striking_pairs) as saved:
         images = saved["images_far"]
-        assert images.shape == (1, 3, 3, 32, 32) and images.dtype == np.float32
-        assert saved["images_near"].shape == (0, 3, 3, 32, 32)
+        assert images.shape == (1, 3, 3, BOX, BOX) and images.dtype == np.float32
+        assert saved["images_near"].shape == (0, 3, 3, BOX, BOX)
         np.testing.assert_array_equal(saved["far_in_z"], far)
     first, second, turned = images[0]
     assert np.linalg.norm(turned - first) < 0.5 * np.linalg.norm(second - first)
