@@ -102,7 +102,8 @@ def cluster_hdbscan(
     r"""Finds clusters as regions of high density in z', however many there are.
 
     HDBSCAN is fitted on at most 20,000 particles, drawn at random; every other particle takes
-    the label, or the absence of one, of the nearest of these.
+    the label, or the absence of one, of the nearest of these. Where z' is one continuum, most
+    particles have none.
 
     Arguments:
         z: Transformed latents, in units of Delta. :math:`(N, d')`
@@ -134,8 +135,8 @@ def cluster_hdbscan(
     if size > len(fitted):
         return np.full(total, NO_CLUSTER, dtype=np.int32)
     with threadpool_limits(1):
-        # a landscape may be one cluster; without this, HDBSCAN splits it or finds none
-        model = HDBSCAN(min_cluster_size=size, allow_single_cluster=True, copy=True)
+        # allow_single_cluster would take two blobs 7 deviations apart, in four dimensions, for one
+        model = HDBSCAN(min_cluster_size=size, copy=True)
         found = model.fit_predict(points[fitted].astype(np.float64))
     labels = found[cKDTree(points[fitted]).query(points)[1]] if len(fitted) < total else found
     return _largest_first(labels)

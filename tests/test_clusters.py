@@ -95,9 +95,20 @@ def test_density_finds_blobs_of_any_number_and_leaves_noise_out(generator) -> No
     assert (labels[1000:] == -1).mean() > 0.7
 
 
-def test_one_blob_is_one_cluster(generator) -> None:
-    labels = cluster_hdbscan(generator.normal(size=(1000, 2)))
-    assert labels.max() == 0 and (labels == 0).mean() > 0.5  # its flanks are noise
+def test_a_continuum_has_next_to_no_clusters(generator) -> None:
+    for dimension in (2, 4):
+        labels = cluster_hdbscan(generator.normal(size=(5000, dimension)))
+        assert (labels == -1).mean() > 0.8
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 4])
+def test_two_separate_blobs_are_two_clusters(dimension, generator) -> None:
+    z = generator.normal(size=(3000, dimension))
+    z[::3, 0] += 7
+    labels = cluster_hdbscan(z)
+    assert labels.max() == 1
+    assert set(labels[::3]) <= {1, -1} and set(np.delete(labels, np.s_[::3])) <= {0, -1}
+    assert (labels >= 0).mean() > 0.8
 
 
 def test_particles_that_were_not_fitted_take_their_neighbours_label(generator) -> None:
