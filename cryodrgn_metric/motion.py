@@ -279,13 +279,9 @@ def _summary(
         largest_step=float(steps.max(initial=0.0)),
         end_to_end=float(distances[0, -1]),
     )
+    lengths = summary.length, summary.measured_length
     logger.info(
-        "%s: %d volumes, %.4g long in z', %.4g by Delta from step to step, %.4g from end to end.",
-        summary.name,
-        summary.particles,
-        summary.length,
-        summary.measured_length,
-        summary.end_to_end,
+        "%s: %d volumes, %.4g in z', %.4g by Delta.", folder.name, len(steps) + 1, *lengths
     )
     return summary
 
