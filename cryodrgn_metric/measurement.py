@@ -224,6 +224,7 @@ def _save_distances(run: Run, measured: Measured) -> None:
         second_peak_gaps=pairs.second_peak_gaps,
         rotations=rotations,
         volume_norms=measured.volume_norms,
+        calibration=run.distance.calibration,  # with which volumes can be compared later
     )
 
 

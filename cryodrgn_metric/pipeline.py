@@ -14,15 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from cryodrgn_metric import __version__, artifacts, fidelity
 from cryodrgn_metric.cache import Stage
 from cryodrgn_metric.clusters import Clusters, cluster_kmeans
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.distance_net import DistanceNet
-from cryodrgn_metric.distances.streaming import stream_features, usable_columns
 from cryodrgn_metric.folder_lock import locked
+from cryodrgn_metric.frame import Frame, write_representatives
 from cryodrgn_metric.measurement import Measured, measure_distances, pick_landmarks
 from cryodrgn_metric.metric_folder import remove_other_clusters, volumes_in
 from cryodrgn_metric.metric_map import MetricMap
@@ -31,7 +30,6 @@ from cryodrgn_metric.report import figures, gallery
 from cryodrgn_metric.run import Run, prepare
 from cryodrgn_metric.runlog import logged, peak_memory_in_bytes
 from cryodrgn_metric.threads import limited_to
-from cryodrgn_metric.volumes import write_cluster_volumes
 
 __all__ = ["embed"]
 
@@ -168,41 +166,11 @@ def _cluster(run: Run, z_metric: np.ndarray, measured: Measured) -> Clusters:
     written: list[Path] = []
     if not run.config.clusters.skip_volumes:
         with run.watch.stage("representative volumes"):
-            written = _write_representatives(run, clusters, measured)
+            written = write_representatives(run, Frame.of(measured), clusters)
     stale = set(volumes_in(run.folder.kmeans(count))) - set(written)
     artifacts.remove_files(stale)
     remove_other_clusters(run.folder, count)
     return clusters
-
-
-def _write_representatives(run: Run, clusters: Clusters, measured: Measured) -> list[Path]:
-    """R·V(z) of every cluster's representative, in the frame of the medoid."""
-    latents = run.workdir.latents[clusters.centers_ind]
-    features = stream_features(run.stream, latents, run.distance, desc="Aligning representatives")
-    usable = usable_columns(features)
-    for number in np.flatnonzero(~usable):
-        logger.warning("The volume of cluster %d is constant or holds NaN: not written.", number)
-    if not usable.any():
-        return []
-    medoid = measured.features[:, :, measured.medoid : measured.medoid + 1]
-    turns = run.distance.onto(medoid, features[..., torch.from_numpy(usable)]).rotations
-    numbers = (np.flatnonzero(usable) + 1).tolist()
-    paths = [run.folder.volume(run.config.clusters.count, number) for number in numbers]
-    box, options = run.written_box, run.config.volumes
-    with tqdm(total=len(paths), unit="vol", desc="Writing representatives") as bar:
-        write_cluster_volumes(
-            run.stream.decoder.as_dtype(torch.float32),
-            latents[usable],
-            turns.cpu().numpy(),
-            paths,
-            box,
-            run.apix_at_box(box),
-            flip=options.flip,
-            invert=options.invert,
-            max_frequency=run.max_frequency_at_box(box),
-            progress=bar.update,
-        )
-    return paths
 
 
 def _judge(run: Run, measured: Measured, net: DistanceNet, z_metric: np.ndarray) -> None:

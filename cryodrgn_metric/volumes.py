@@ -1,4 +1,4 @@
-"""Volumes on disk: .mrc files with the right pixel size, masks, and one volume per cluster."""
+"""Volumes on disk: .mrc files with the right pixel size, masks, one per cluster, movies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mrcfile.mrcinterpreter import MrcInterpreter
 from mrcfile.utils import data_dtype_from_header
 from torch import Tensor
 
-from cryodrgn_metric.artifacts import atomic_path
+from cryodrgn_metric.artifacts import atomic_path, save_text
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.errors import ArgumentError, VolumeError
 from cryodrgn_metric.threads import map_in_threads
 
-__all__ = ["read_mask", "write_cluster_volumes", "write_volume"]
+__all__ = ["read_mask", "write_cluster_volumes", "write_movie", "write_volume"]
 
 # Resampled soft masks overshoot [0, 1] by about this much; more is not a mask.
 MASK_OVERSHOOT = 0.05
@@ -32,6 +32,7 @@ EXTENDED = slice(92, 96)  # where the header says how long the extended header i
 MAP_ID = slice(208, 212)
 VOLUME_STACKS = range(401, 631)  # space groups of files that hold several volumes
 MOST_EXTENDED = 1 << 26
+SHOWN_SHARE = 0.01  # of a map's voxels lie within the contour that ChimeraX chooses for it
 
 
 def write_volume(
@@ -198,3 +199,33 @@ def write_cluster_volumes(
         write_volume(path, volume, apix_in_angstroms, flip, invert)
         if progress is not None:
             progress(1)
+
+
+def write_movie(script: Path, volumes: Sequence[Path], title: str) -> None:
+    """Write a ChimeraX script that plays volumes there and back, at one contour level.
+
+    The level is the median of those that enclose 1 % of each volume's voxels. ChimeraX runs a
+    script in the folder it lies in, so the folder may be moved as a whole.
+
+    Arguments:
+        script: The .cxc file, in the folder of the volumes.
+        volumes: .mrc files of one box, in the order of the movie.
+        title: Of the path, for the script's first line.
+
+    References:
+        https://www.cgl.ucsf.edu/chimerax/docs/user/commands/vseries.html
+    """
+    levels = [np.quantile(mrcfile.read(path), 1 - SHOWN_SHARE) for path in volumes]
+    names = " ".join(path.name for path in volumes)
+    series = len(volumes) > 1
+    lines = [
+        f"# {title}: {len(volumes)} aligned volumes. Open this file in UCSF ChimeraX.",
+        f"open {names} vseries true" if series else f"open {names}",
+        f"volume #1 style surface step 1 level {np.median(levels):.6g} color cornflowerblue",
+        "set bgColor white",
+        "lighting soft",
+        "view",
+    ]
+    if series:
+        lines.append("vseries play #1 loop true direction oscillate maxFrameRate 5 cacheFrames 20")
+    save_text(script, "\n".join(lines) + "\n")

@@ -106,8 +106,17 @@ def quiet():
 
 def run_cryodrgn(command, *arguments):
     """Run `cryodrgn COMMAND ARGUMENTS` in this process."""
+    _run_module(f"cryodrgn.commands.{command}", arguments)
+
+
+def run_cryodrgn_utils(command, *arguments):
+    """Run `cryodrgn_utils COMMAND ARGUMENTS` in this process."""
+    _run_module(f"cryodrgn.commands_utils.{command}", arguments)
+
+
+def _run_module(name, arguments):
     with quiet():
-        module = importlib.import_module(f"cryodrgn.commands.{command}")
+        module = importlib.import_module(name)
         logging.getLogger().setLevel(logging.ERROR)
         parser = argparse.ArgumentParser()
         module.add_args(parser)

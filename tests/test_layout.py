@@ -36,7 +36,8 @@ ORDER = """
     overlay
     run
     measurement
-    motion
+    frame
+    motion, pair_pictures
     pipeline
     demo < command < script
     plugin

@@ -238,7 +238,7 @@ def test_box_changes_delta_only_through_resolution(workdir, tmp_path):
 def test_precision_is_of_delta_and_not_of_written_volumes(workdir, tmp_path, monkeypatch):
     written, distances, said = [], {}, {}
     monkeypatch.setattr(
-        "cryodrgn_metric.pipeline.write_cluster_volumes",
+        "cryodrgn_metric.frame.write_cluster_volumes",
         lambda decoder, *_, **__: written.append(decoder.dtype),
     )
     monkeypatch.setattr("cryodrgn_metric.measurement.bfloat16_gain", lambda: 0.7)

@@ -1,0 +1,301 @@
+"""What moves: volumes along paths through z', aligned, measured, and written as a movie."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cryodrgn_metric import artifacts
+from cryodrgn_metric.clusters import Clusters
+from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.frame import (
+    AlignedVolumes,
+    Frame,
+    aligned_volumes,
+    saved_frame,
+    seen_file,
+    seen_volume,
+    write_aligned,
+)
+from cryodrgn_metric.measurement import Measured
+from cryodrgn_metric.metric_folder import PathFolder, volumes_in
+from cryodrgn_metric.paths import (
+    LARGEST_CLUSTERS,
+    MOST_COMPONENTS,
+    MetricPath,
+    ParticleGraph,
+    cluster_tree,
+    path_between,
+    principal_path,
+)
+from cryodrgn_metric.projections import central_slices, projections
+from cryodrgn_metric.run import Run
+from cryodrgn_metric.safe_files.pickles import load_pickle
+from cryodrgn_metric.so3.conventions import mirrored
+from cryodrgn_metric.threads import map_in_threads
+from cryodrgn_metric.volumes import write_movie
+
+__all__ = ["PathSummary", "add_path", "write_motion", "write_path"]
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PathSummary:
+    """What the report says of one path.
+
+    Arguments:
+        name: Of its folder, `pc1` or `path_3_7`.
+        numbers: The component, or the labels of the two clusters.
+        particles: How many volumes lie on it.
+        first, last: The particles at its ends, by their numbers in the original stack.
+        length: In z', along these particles.
+        measured_length: Delta from volume to volume, summed.
+        largest_step: The largest of these.
+        end_to_end: Delta between the first and the last volume.
+    """
+
+    name: str
+    numbers: tuple[int, ...]
+    particles: int
+    first: int
+    last: int
+    length: float
+    measured_length: float
+    largest_step: float
+    end_to_end: float
+
+
+def write_motion(
+    run: Run, measured: Measured, z_metric: Array, clusters: Clusters
+) -> list[PathSummary]:
+    """Paths along the components of z' and among its largest clusters, with their volumes.
+
+    The first four components get one each, and so do the branches of the tree that connects the
+    five largest clusters (`paths.cluster_tree`). Paths of earlier runs are removed.
+
+    Arguments:
+        run: What all stages share.
+        measured: The landmarks, whose medoid gives the frame.
+        z_metric: z' of all particles, (N, d').
+        clusters: k-means of z'.
+
+    Returns:
+        One summary a path, for report.json; components first.
+    """
+    frame, graph = Frame.of(measured), _graph(run, z_metric, clusters.centers_ind)
+    planned = [
+        (run.folder.principal_path(component), principal_path(graph, component), run.written_box)
+        for component in range(1, min(z_metric.shape[1], MOST_COMPONENTS) + 1)
+    ]
+    planned += [
+        (
+            run.folder.cluster_path(first, second),
+            path_between(graph, *clusters.centers_ind[[first, second]].tolist()),
+            run.stream.box,
+        )
+        for first, second in _branches(graph, clusters)
+    ]
+    _remove_other_paths(run, {folder.name for folder, _, _ in planned})
+    summaries = []
+    total = sum(len(path) for _, path, _ in planned)
+    with tqdm(total=total, unit="vol", desc="Volumes along paths") as bar:
+        for folder, path, box in planned:
+            found = write_path(run, frame, path, folder, z_metric, box)
+            summaries += [] if found is None else [found]
+            bar.update(len(path))
+    return summaries
+
+
+def add_path(run: Run, first: int, second: int) -> PathSummary | None:
+    """One more path between two clusters, from what an earlier run has saved.
+
+    Arguments:
+        run: Prepared from the same configuration.
+        first, second: Labels of the clusters, from 0.
+
+    Returns:
+        Its summary; None if no volume on it can be compared.
+
+    Raises:
+        ArgumentError: There are no such clusters, or the run is not finished.
+    """
+    centers = run.folder.cluster_center_indices(run.config.clusters.count)
+    if not centers.is_file():
+        raise ArgumentError(f"{centers} is missing: the run is not finished. Type it again.")
+    rows = np.loadtxt(centers, dtype=np.int64, ndmin=1)
+    if first == second or not {first, second} <= set(range(len(rows))):
+        raise ArgumentError(
+            f"--path takes two different clusters from 0 to {len(rows) - 1}, as labels.pkl "
+            f"counts them; got {first} {second}."
+        )
+    z_metric = np.asarray(load_pickle(run.folder.z_metric))
+    path = path_between(_graph(run, z_metric, rows), int(rows[first]), int(rows[second]))
+    folder = run.folder.cluster_path(first, second)
+    return write_path(run, saved_frame(run), path, folder, z_metric, run.stream.box)
+
+
+def write_path(
+    run: Run, frame: Frame, path: MetricPath, folder: PathFolder, z_metric: Array, box: int
+) -> PathSummary | None:
+    """Decode the volumes along a path, align them, measure Delta, write all of it.
+
+    The volume nearest to the medoid is turned onto it, and from there every volume onto the one
+    before it on the path, so that what differs between two pictures is structure. Turned onto the
+    medoid one by one, volumes far from it turn against each other: on the demo, the raw distance
+    from picture to picture was up to twice Delta; like this it is Delta, to 2 %.
+
+    Projections, slices and Delta are of the box at which the run compares volumes. Like the .mrc
+    files they obey --flip and --invert, and like those of distances.npz the rotations do.
+
+    Arguments:
+        run: What all stages share.
+        frame: Of the medoid.
+        path: The particles.
+        folder: Where to write; what an earlier run left there is replaced.
+        z_metric: z' of all particles.
+        box: Of the .mrc files, in voxels.
+
+    Returns:
+        What the report says of it; None, and nothing written, if no volume can be compared.
+    """
+    volumes = aligned_volumes(run, frame, path.rows)
+    rows = path.rows[volumes.is_usable]
+    particles = run.workdir.particle_indices[rows]
+    _warn_of_unusable(run, folder.name, path.rows[~volumes.is_usable])
+    artifacts.remove_files([folder.table])  # which says that the others are there
+    if not len(volumes):
+        _remove_path(folder)
+        return None
+    volumes, distances = _aligned_along(run, volumes)
+    written = _write_movie(run, volumes, folder, box)
+    artifacts.remove_files(set(volumes_in(folder.path)) - set(written))
+    artifacts.save_columns(folder.z_values, volumes.latents)
+    artifacts.save_columns(folder.indices, rows)
+    turns = volumes.rotations
+    flat, cut = _pictures(run, volumes, written if box == run.stream.box else [])
+    artifacts.save_npz(
+        folder.table,
+        rows=rows,
+        particles=particles,
+        z_metric=z_metric[rows],
+        distances=distances,
+        rotations=mirrored(turns) if run.config.volumes.flip else turns,
+        projections=flat,
+        slices=cut,
+    )
+    return _summary(folder, particles, z_metric[rows], distances)
+
+
+def _graph(run: Run, z_metric: Array, ends: IntArray) -> ParticleGraph:
+    """The same for every path of a run, so that one that is added later is no other."""
+    return ParticleGraph(z_metric, ends, run.config.seed)
+
+
+def _branches(graph: ParticleGraph, clusters: Clusters) -> list[tuple[int, int]]:
+    """Labels of the clusters that get a path: the tree of the five largest."""
+    by_size = np.argsort(-np.bincount(clusters.labels), kind="stable")
+    largest = np.sort(by_size[:LARGEST_CLUSTERS])
+    tree = cluster_tree(graph, clusters.centers_ind[largest].tolist())
+    return [(int(largest[first]), int(largest[second])) for first, second in tree]
+
+
+def _warn_of_unusable(run: Run, name: str, rows: IntArray) -> None:
+    if len(rows):
+        logger.warning(
+            "%s: the volumes of particles %s are constant or hold NaN; they are left out.",
+            name,
+            ", ".join(map(str, run.workdir.particle_indices[rows])),
+        )
+
+
+def _write_movie(run: Run, volumes: AlignedVolumes, folder: PathFolder, box: int) -> list[Path]:
+    if run.config.clusters.skip_volumes:
+        artifacts.remove_files([folder.movie])
+        return []
+    paths = [folder.volume(number) for number in range(1, len(volumes) + 1)]
+    write_aligned(run, volumes, paths, box)
+    write_movie(folder.movie, paths, folder.name)
+    return paths
+
+
+def _aligned_along(run: Run, volumes: AlignedVolumes) -> tuple[AlignedVolumes, Array]:
+    """Rotations carried along the path from the volume nearest to the medoid; Delta (P, P)."""
+    if len(volumes) == 1:
+        return volumes, np.zeros((1, 1), np.float32)
+    distance = replace(run.distance, progress=False)  # there is a bar for all paths
+    distance.recall(run.distance.calibration)
+    found = distance.pairwise(volumes.features)
+    between = found.rotations.double().numpy()  # V_i ≈ between[i, j]·V_j
+    turns = volumes.rotations.astype(np.float64)
+    start = int(volumes.distances.argmin())
+    for here in range(start + 1, len(turns)):
+        turns[here] = turns[here - 1] @ between[here - 1, here]
+    for here in reversed(range(start)):
+        turns[here] = turns[here + 1] @ between[here + 1, here]
+    return replace(volumes, rotations=turns.astype(np.float32)), found.distances.numpy()
+
+
+def _pictures(run: Run, volumes: AlignedVolumes, files: list[Path]) -> tuple[Array, Array]:
+    """Projections and central slices of the turned volumes, (P, 3, n, n) each.
+
+    Decoded again, unless there are files of their box.
+    """
+
+    def pictures(number: int) -> tuple[Tensor, Tensor]:
+        if files:
+            volume = seen_file(run, files[number])
+        else:
+            volume = seen_volume(run, volumes.latents[number], volumes.rotations[number])
+        return projections(volume), central_slices(volume)
+
+    found = map_in_threads(pictures, range(len(volumes)), run.stream.decoder.device)
+    flat, cut = zip(*found, strict=True)
+    return torch.cat(flat).cpu().numpy(), torch.cat(cut).cpu().numpy()
+
+
+def _summary(
+    folder: PathFolder, particles: IntArray, z_metric: Array, distances: Array
+) -> PathSummary:
+    steps = np.diagonal(distances, 1).astype(np.float64)
+    summary = PathSummary(
+        name=folder.name,
+        numbers=folder.numbers,
+        particles=len(particles),
+        first=int(particles[0]),
+        last=int(particles[-1]),
+        length=float(np.linalg.norm(np.diff(z_metric, axis=0), axis=1).sum()),
+        measured_length=float(steps.sum()),
+        largest_step=float(steps.max(initial=0.0)),
+        end_to_end=float(distances[0, -1]),
+    )
+    lengths = summary.length, summary.measured_length
+    logger.info(
+        "%s: %d volumes, %.4g in z', %.4g by Delta.", folder.name, len(steps) + 1, *lengths
+    )
+    return summary
+
+
+def _remove_other_paths(run: Run, kept: set[str]) -> None:
+    """Paths of earlier runs, through an older z'; what else lies there is the user's."""
+    for path in [*run.folder.analysis.glob("pc*"), *run.folder.analysis.glob("path_*")]:
+        folder = PathFolder(path)
+        if folder.numbers and folder.name not in kept and path.is_dir():
+            _remove_path(folder)
+
+
+def _remove_path(folder: PathFolder) -> None:
+    ours = [folder.table, folder.z_values, folder.indices, folder.movie]
+    artifacts.remove_files([*ours, *volumes_in(folder.path)])
+    if folder.path.is_dir() and not any(folder.path.iterdir()):
+        folder.path.rmdir()
