@@ -25,7 +25,7 @@ ORDER = """
     workdir, fidelity
     host_models
     perceptron
-    decoder, landmarks, clusters
+    decoder, landmarks, clusters, view
     volumes, networks
     distances
     distance_net, metric_map
