@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.neighbors import KNeighborsRegressor
+from scipy.spatial import cKDTree
 
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.fidelity import principal_components, umap_of
@@ -13,6 +13,9 @@ __all__ = ["view_of"]
 
 MOST_FOR_UMAP = 50_000
 NEIGHBORS = 10  # that place a particle which UMAP did not see
+# They may be up to twice as far as the nearest are, and are 1 % farther on the average; exact ones
+# take 10 times as long where d' = 10: 1,200 s for a million particles, not 110 s (one core).
+SLACK = 1.0
 
 
 def view_of(
@@ -21,7 +24,7 @@ def view_of(
     r"""Two coordinates for every particle: z' itself where it has two, else a UMAP of it.
 
     Of more than ``most`` particles, a random ``most`` are embedded; each of the others lies at
-    the mean of its 10 nearest embedded neighbours in z', weighted by inverse distance:
+    the mean of 10 near embedded neighbours in z', weighted by inverse distance:
     :math:`y = \sum_i y_i / d_i \big/ \sum_i 1 / d_i`, or :math:`y_i` where :math:`d_i = 0`.
 
     Arguments:
@@ -64,9 +67,24 @@ def _umap(points: npt.NDArray[np.float64], seed: int, most: int) -> npt.NDArray[
         return umap_of(points, 2, seed)
     seen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
     placed = umap_of(points[seen], 2, seed)
-    neighbors = KNeighborsRegressor(min(NEIGHBORS, most), weights="distance")
+    unseen = np.setdiff1d(np.arange(count), seen)
     view = np.empty((count, 2))
     view[seen] = placed
-    unseen = np.setdiff1d(np.arange(count), seen)
-    view[unseen] = neighbors.fit(points[seen], placed).predict(points[unseen])
+    view[unseen] = _interpolated(points[unseen], points[seen], placed)
     return view
+
+
+def _interpolated(
+    points: npt.NDArray[np.float64],
+    known: npt.NDArray[np.float64],
+    values: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """The values of known points at other points, (n, c), weighted by inverse distance."""
+    count = range(1, min(NEIGHBORS, len(known)) + 1)
+    distances, rows = cKDTree(known).query(points, count, eps=SLACK)
+    nearest = distances[:, :1]
+    # relative to the nearest, which has weight 1 also at distance 0, where the others have 0
+    positive = np.where(distances > 0, distances, 1)
+    weights = np.where(distances > nearest, nearest / positive, 1)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.einsum("nk,nkc->nc", weights, values[rows])

@@ -2,7 +2,6 @@
 
 import argparse
 import base64
-import os
 import shutil
 from pathlib import Path
 
@@ -321,7 +320,6 @@ def test_notebooks_of_cryodrgn_run(kind, name, copied):
     users = {p: d for p, d in hashes(overlay.parent).items() if not p.startswith("metric_embed")}
     notebook = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(path.parent)}}
-    os.environ["MPLBACKEND"] = "Agg"
     nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
     after = hashes(overlay.parent)
     assert {p: d for p, d in after.items() if not p.startswith("metric_embed")} == users
