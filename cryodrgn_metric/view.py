@@ -87,4 +87,5 @@ def _interpolated(
     positive = np.where(distances > 0, distances, 1)
     weights = np.where(distances > nearest, nearest / positive, 1)
     weights /= weights.sum(axis=1, keepdims=True)
-    return np.einsum("nk,nkc->nc", weights, values[rows])
+    means: npt.NDArray[np.float64] = np.einsum("nk,nkc->nc", weights, values[rows])
+    return means
