@@ -14,7 +14,7 @@ from cryodrgn_metric.overlay import write_guests, write_overlay
 from cryodrgn_metric.view import view_of
 
 CLUSTERS = 4  # of z', as running.SMALL has it; of z, by cryoDRGN's analysis, 3
-ANALYSIS = ["--pc", 2, "--n-per-pc", 2, "--ksample", 3, "--skip-umap"]
+ANALYSIS = ["--pc", 2, "--n-per-pc", 2, "--ksample", 3]
 
 
 class Overlaid:
@@ -29,6 +29,10 @@ class Overlaid:
     def __init__(self, source, parent, dimension=3, analysed=True, options=()):
         self.workdir = Path(shutil.copytree(source, parent / "00_vae"))
         if analysed:
+            # it takes a umap.pkl that is there: what is in it is of no matter, and ten seconds are
+            (self.workdir / "analyze.2").mkdir()
+            latents = open_workdir(self.workdir).latents
+            utils.save_pkl(latents[:, :2], self.workdir / "analyze.2" / "umap.pkl")
             run_cryodrgn("analyze", self.workdir, 2, *ANALYSIS)
         self.before = hashes(self.workdir)
         run(self.workdir, "--dim", dimension, *options)

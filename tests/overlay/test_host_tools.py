@@ -81,6 +81,8 @@ def test_the_users_default_clusters_are_still_the_users(overlaid, tmp_path, monk
     np.testing.assert_array_equal(coordinates(figure)[:, 1], theirs)
     table, _ = filtered(monkeypatch, made.workdir, tmp_path)
     np.testing.assert_array_equal(table.labels, theirs)
+    umap = utils.load_pkl(made.workdir / "analyze.2" / "umap.pkl")
+    np.testing.assert_array_equal(table[["UMAP1", "UMAP2"]], umap)
 
 
 # -- cryodrgn filter
