@@ -32,7 +32,14 @@ SETTINGS = {
     "dec": (False, 4),
     "abinit": (False, 3),
 }
-IMAGES = sorted(set(SETTINGS) - {"tilt"})  # the explorer is for single-particle data only
+
+
+def each(*names):
+    """Parametrize by these of SETTINGS; every further one costs a training and an embedding."""
+    quick = ("ind", "tilt")
+    slow = pytest.mark.slow
+    values = [n if n in quick else pytest.param(n, marks=slow) for n in names or SETTINGS]
+    return pytest.mark.parametrize("name", values)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +71,7 @@ def copied(overlaid, tmp_path):
 # -- the user's workdir
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@each()
 def test_only_the_promised_names_appear(name, overlaid):
     made = overlaid(name)
     after = hashes(made.workdir)
@@ -141,7 +148,7 @@ def halfway(table):
 NUMBERS = {"ind": CHOSEN, "tilt": np.arange(TILT_PARTICLES)}
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@each()
 def test_filter_selects_by_z_metric(name, overlaid, tmp_path, monkeypatch):
     made = overlaid(name)
     table, selected = filtered(monkeypatch, made.path, tmp_path)
@@ -154,7 +161,7 @@ def test_filter_selects_by_z_metric(name, overlaid, tmp_path, monkeypatch):
 
 
 def test_filter_with_epoch_and_clusters(overlaid, tmp_path, monkeypatch):
-    made = overlaid("dec")
+    made = overlaid("ind")
     options = ["--epoch", "2", "-k", str(CLUSTERS)]
     table, _ = filtered(monkeypatch, made.path, tmp_path, *options)
     np.testing.assert_array_equal(table.labels, made.labels)
@@ -163,7 +170,7 @@ def test_filter_with_epoch_and_clusters(overlaid, tmp_path, monkeypatch):
 # -- cryodrgn_utils plot_classes, cryodrgn graph_traversal
 
 
-@pytest.mark.parametrize("name", ["ind", "tilt", "dec", "abinit"])
+@each("ind", "tilt", "dec", "abinit")
 def test_plot_classes(name, copied):
     """Of two latents or one it plots nothing, in any workdir."""
     overlay = copied(name)
@@ -178,7 +185,7 @@ def test_plot_classes(name, copied):
     assert {Path(path).suffix for path in new} == {".png"}
 
 
-@pytest.mark.parametrize("name", ["ind", "zdim_1"])
+@each("ind", "zdim_1")
 def test_graph_traversal(name, overlaid, tmp_path):
     """A path along neighbours in z', between two particles far apart, but no outliers."""
     made = overlaid(name)
@@ -221,7 +228,7 @@ def array_of(values):
     return np.frombuffer(base64.b64decode(values["bdata"]), np.dtype(values["dtype"]))
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@each()
 def test_the_dashboard_plots_z_metric_as_umap(name, overlaid):
     made = overlaid(name)
     client = client_of(made.path)
@@ -231,7 +238,7 @@ def test_the_dashboard_plots_z_metric_as_umap(name, overlaid):
     np.testing.assert_array_equal(coordinates(labels)[:, 0], made.labels)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@each()
 def test_the_3d_page_plots_z_metric(name, overlaid):
     made = overlaid(name)
     dimension = SETTINGS[name][1]
@@ -244,18 +251,18 @@ def test_the_3d_page_plots_z_metric(name, overlaid):
 
 
 @pytest.mark.parametrize("page", ["/", "/explorer", "/landscape-full-3d", "/pairplot"])
-@pytest.mark.parametrize("name", SETTINGS)
+@each()
 def test_pages_of_the_dashboard_open(name, page, overlaid):
     with quiet():
         reply = client_of(overlaid(name).path).get(page)
     assert reply.status_code == 200
     if page == "/explorer":
-        assert ("Tilt-series data" in reply.get_data(as_text=True)) == (name not in IMAGES)
+        assert ("Tilt-series data" in reply.get_data(as_text=True)) == (name == "tilt")
     if page == "/landscape-full-3d":
         assert "landscape_vol_PC3" in reply.get_data(as_text=True)
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@each("ind", "zdim_1", "zdim_2", "dec", "abinit")
 def test_the_dashboard_shows_the_users_images(name, overlaid, stack):
     """Its config.yaml leads to the stack, and rows of z to the right images in it."""
     images = mrcfile.read(stack.particles)
@@ -266,7 +273,7 @@ def test_the_dashboard_shows_the_users_images(name, overlaid, stack):
             np.testing.assert_array_equal(image, images[NUMBERS.get(name, range(PARTICLES))[row]])
 
 
-@pytest.mark.parametrize("name", ["ind", "tilt"])
+@each("ind", "tilt")
 def test_guests_load_as_covariates(name, overlaid):
     """In the dashboard of the user's own workdir, whose file browser opens in analyze.2."""
     made = overlaid(name)
