@@ -9,6 +9,7 @@ new one.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -35,6 +36,7 @@ __all__ = [
     "save_columns",
     "save_csv",
     "save_json",
+    "save_link",
     "save_npz",
     "save_pickle",
     "save_text",
@@ -175,6 +177,43 @@ def save_json(path: str | os.PathLike[str], value: object) -> None:
     """Write `plain(value)` as JSON, atomically; NaN and infinity become null."""
     text = json.dumps(_finite(plain(value)), indent=2, allow_nan=False)
     save_text(path, text + "\n")
+
+
+# What file systems answer that have no links (exFAT, SMB shares), and Windows without the right.
+NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def save_link(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> bool:
+    """Make a link to a file, atomically; a copy of it where the file system has no links.
+
+    The link is relative, so that both can be moved or mounted elsewhere together. Folders on the
+    way are followed to where they really are, the file itself is not.
+
+    Arguments:
+        path: the link, or what it replaces.
+        target: the file that it leads to.
+
+    Returns:
+        whether it is a link; False for a copy.
+
+    Raises:
+        OutputError: neither can be written.
+    """
+    final, source = Path(path), Path(target)
+    draft = final.with_name(f".{final.stem}.{secrets.token_hex(6)}{final.suffix}")
+    real = os.path.join(os.path.realpath(source.parent), source.name)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        draft.symlink_to(os.path.relpath(real, os.path.realpath(final.parent)))
+        os.replace(draft, final)
+        return True
+    except (OSError, ValueError) as error:  # ValueError: on another drive of Windows
+        draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno not in NO_LINKS:
+            raise OutputError(f"{final} cannot be written: {error.strerror or error}.") from error
+    with atomic_path(final) as copy:
+        shutil.copyfile(source, copy)
+    return False
 
 
 def save_yaml(path: str | os.PathLike[str], value: object) -> None:

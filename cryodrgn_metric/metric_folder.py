@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class MetricFolder:
 
         Raises:
             ArgumentError: It is not empty and was not made by an earlier run, it is the workdir or
-                holds it, or a folder in it is a link to elsewhere.
+                holds it, a folder in it is a link to elsewhere, or something that no run made
+                lies where the overlay's links go.
         """
         real, inner = os.path.realpath(self.path), os.path.realpath(workdir)
         if os.path.commonpath([real, inner]) == real:
@@ -69,12 +71,35 @@ class MetricFolder:
                 f"{self.path} is not empty and was not made by metric_embed; nothing was written. "
                 f"{_NAME_ANOTHER}"
             )
-        inside = (self.cache, self.models, self.figures, self.analysis)
+        self._require_own_folders()
+        self._require_own_links(workdir)
+
+    def _require_own_folders(self) -> None:
+        inside = [self.cache, self.models, self.figures, self.analysis]
+        inside += [self.landscape.parent, self.landscape, self.landscape / "full_clustering"]
         for folder in (*inside, *self.analysis.glob("kmeans*")):
             if folder.is_symlink():
                 raise ArgumentError(
                     f"{folder} is a link, and nothing is written through it. Remove the link, or "
                     "name another folder with -o."
+                )
+
+    def _require_own_links(self, workdir: Path) -> None:
+        """A link to a file of its own name is ours; so is a copy, where there are no links.
+
+        Replacing either loses nothing: the file that it leads to, or equals, stays.
+        """
+        for name in self.links:
+            path = self.path / name
+            if path.is_symlink():
+                ours = os.path.basename(os.readlink(path)) == name
+            else:
+                ours = not os.path.lexists(path) or _same_bytes(path, workdir / name)
+            if not ours:
+                raise ArgumentError(
+                    f"{path} was not made by metric_embed, which puts a link to the workdir's "
+                    f"own {name} there; nothing was written. Move it away, or name another "
+                    "folder with -o."
                 )
 
     def _is_ours(self) -> bool:
@@ -88,6 +113,18 @@ class MetricFolder:
                     if file.read(len(mark)) == mark:
                         return True
         return False
+
+    @property
+    def config(self) -> Path:
+        """The overlay's copy of config.yaml, with absolute paths."""
+        return self.path / "config.yaml"
+
+    @property
+    def links(self) -> list[str]:
+        """Names of the workdir's files that the overlay has, too, as links to them."""
+        if self.epoch is None:
+            return []  # cryoDRGN's tools need a numbered epoch: there is no overlay
+        return [*(f"{name}.{self.epoch}.pkl" for name in ("z", "weights", "pose")), "run.log"]
 
     @property
     def parameters(self) -> Path:
@@ -208,6 +245,11 @@ class MetricFolder:
         return self.analysis / "umap.pkl"
 
     @property
+    def landscape(self) -> Path:
+        """What the dashboard's 3-D page of `analyze_landscape_full` reads."""
+        return self.path / f"landscape{_suffix(self.epoch)}" / "landscape_full"
+
+    @property
     def hdbscan_labels(self) -> Path:
         """(N,) cluster numbers by density from 0, -1 where there is none, one pickle."""
         return self.analysis / "hdbscan" / "labels.pkl"
@@ -292,6 +334,13 @@ def remove_other_clusters(folder: MetricFolder, count: int) -> None:
         remove_files([*(kmeans / name for name in names), *volumes_in(kmeans)])
         if kmeans.is_dir() and not any(kmeans.iterdir()):  # something of the user's may be there
             kmeans.rmdir()
+
+
+def _same_bytes(path: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except OSError:  # a folder, or one of them is not there
+        return False
 
 
 def volumes_in(folder: Path) -> list[Path]:

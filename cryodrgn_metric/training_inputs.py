@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ __all__ = ["apix_in_angstroms", "find_input", "particle_indices", "require_row_c
 logger = logging.getLogger(__name__)
 
 
-def find_input(written: str | Path, workdir: str | Path) -> Path | None:
+def find_input(
+    written: str | Path,
+    workdir: str | Path,
+    is_it: Callable[[Path], bool] = os.path.isfile,
+) -> Path | None:
     """Find a file that config.yaml names: as written, beside the workdir's files, in its parent.
 
     Arguments:
         written: the path in config.yaml; absolute, relative or stale.
         workdir: the workdir.
+        is_it: what a candidate must be; os.path.isdir for --datadir.
 
     Returns:
         the first of the candidates that is a file, else None.
@@ -31,7 +37,7 @@ def find_input(written: str | Path, workdir: str | Path) -> Path | None:
     candidates = [named]
     for base in (folder, folder.parent):
         candidates += [base / named, base / named.name]
-    return next((path for path in candidates if os.path.isfile(path)), None)
+    return next((path for path in candidates if is_it(path)), None)
 
 
 # -- the particles

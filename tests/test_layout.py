@@ -20,12 +20,12 @@ BOOT = ROOT / PACKAGE / "boot"
 # One line per level, lowest first; what stands right of a `<` may import what stands left of it.
 ORDER = """
     errors
-    config, artifacts, devices, runlog, safe_files, so3, termination, threads
+    config, artifacts, devices, path_folder, runlog, safe_files, so3, termination, threads
     batch, cache, folder_lock, metric_folder, training_inputs
     workdir, fidelity, reference_spaces
     host_models
     perceptron
-    decoder, landmarks, clusters
+    decoder, landmarks, clusters, view
     volumes, networks, targets
     landmark_training, principal_axes
     distances
@@ -36,8 +36,9 @@ ORDER = """
     overlay
     run
     measurement
-    frame
+    learning, exploration, frame
     motion, pair_pictures
+    reporting
     pipeline
     demo < command < script
     plugin
@@ -47,7 +48,9 @@ WITHIN = {
     " < correlation, refine < search",
     "distances": "base < rotation, transport, atoms < streaming",
     "safe_files": "files < pickles, yaml_files < checkpoints",
-    "report": "content < figures, results, verdict < gallery, scatter < page, notebook < writing",
+    "report": "drawing < content < results, scatter < landscape_section < fidelity_section,"
+    " rotation_section, motion_section, clusters_section, comparison_section, verdict"
+    " < gallery < page, execution < notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }
 
