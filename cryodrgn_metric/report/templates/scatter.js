@@ -39,6 +39,7 @@
   let shown = []; // rows of the columns, one for each point
   let selected = new Set(); // rows
   let drawings = 0;
+  let drawing = false;
 
   function rowsToDraw(x, y, color, values) {
     const rows = [];
@@ -116,7 +117,8 @@
       selectedpoints: selected.size ? chosen : null,
     };
     const config = { displaylogo: false, responsive: true, scrollZoom: false, modeBarButtons: [["toImage", "resetScale2d"]] };
-    Plotly.react(plot, [trace], layoutOf(xAxis, yAxis), config);
+    drawing = true; // plotly tells of the outline that goes, and the selection must stay
+    Plotly.react(plot, [trace], layoutOf(xAxis, yAxis), config).then(() => { drawing = false; });
     drawLegend(color, values);
     drawNote(color, values, x, y);
   }
@@ -214,8 +216,12 @@
   element("selection-clear").addEventListener("click", () => { select([]); draw(); });
   element("selection-download").addEventListener("click", download);
   element("selection-copy").addEventListener("click", copy);
-  narrow.addEventListener("change", draw);
-  draw();
-  plot.on("plotly_selected", (event) => { if (event) select(event.points.map((point) => shown[point.pointIndex])); });
-  plot.on("plotly_deselect", () => select([]));
+  function start() {
+    draw();
+    plot.on("plotly_selected", (event) => { if (event && !drawing) select(event.points.map((point) => shown[point.pointIndex])); });
+    plot.on("plotly_deselect", () => { if (!drawing) select([]); });
+  }
+  // plotly does not turn a colour bar that is drawn already
+  narrow.addEventListener("change", () => { Plotly.purge(plot); start(); });
+  start();
 })();
