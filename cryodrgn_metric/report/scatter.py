@@ -59,7 +59,8 @@ def scatter_of(
     rows = _sample(np.asarray(clusters), most, generator)
     taken = {name: _narrow(np.asarray(column)[rows]) for name, column in axes.items()}
     if len(taken) == 1:
-        taken[SPREAD] = generator.uniform(-1, 1, len(rows)).astype(np.float32)
+        (only,) = taken.values()
+        taken[SPREAD] = _spread(only, generator)
     return Scatter(
         particles=np.asarray(particles)[rows],
         clusters=np.asarray(clusters)[rows],
@@ -85,6 +86,13 @@ def _sample(clusters: Array, most: int, generator: np.random.Generator) -> Array
     others = np.ones(len(order), bool)
     others[first] = False
     return np.concatenate([order[first], order[others]])[:most]
+
+
+def _spread(column: Array, generator: np.random.Generator) -> Array:
+    """A band a fifth as high as it is long, where both axes have one scale."""
+    known = column[np.isfinite(column)]
+    length = float(np.ptp(known)) if len(known) else 0.0
+    return _narrow(0.1 * length * generator.uniform(-1, 1, len(column)))
 
 
 def _narrow(column: Array) -> Array:

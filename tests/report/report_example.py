@@ -37,6 +37,7 @@ def example_scatter(count, most=20_000):
         "local stretch": stretch,
         "HDBSCAN": np.where(stretch > 1.3, -1, clusters // 7),
         "outside the landmarks' reach": stretch > 1.6,
+        "micrograph": 10_000 + np.arange(count) // 7,
         "class <i>": np.where(z_metric[:, 0] > 0, "open & <b>wide</b>", "closed </script>"),
     }
     return scatter_of(3 * np.arange(count), clusters, axes, colors, most=most)

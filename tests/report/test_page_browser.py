@@ -160,6 +160,9 @@ def test_hovering_tells_the_value_of_the_colour(page, report):
     choose(page, "scatter-color", "local stretch")
     value = report.scatter.colors["local stretch"][row]
     assert hover_text(page, points(page)[1][row])[2:] == [f"local stretch: {value:#.3g}"]
+    choose(page, "scatter-color", "micrograph")
+    value = report.scatter.colors["micrograph"][row]
+    assert hover_text(page, points(page)[1][row])[2:] == [f"micrograph: {value}"]
 
 
 def test_colours_change_with_the_choice(page):

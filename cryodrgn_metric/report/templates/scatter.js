@@ -50,8 +50,10 @@
     return rows;
   }
 
+  const shortest = (number) => (Number.isInteger(number) ? String(number) : number.toPrecision(3));
+
   function hoverText(row, color, values) {
-    const value = color.categories ? color.categories[values[row]][0] : values[row].toPrecision(3);
+    const value = color.categories ? color.categories[values[row]][0] : shortest(values[row]);
     const own = color === data.colors[0] ? "" : `<br>${escaped(color.name)}: ${escaped(value)}`;
     return `particle ${particles[row]}<br>cluster ${clusters[row]}${own}`;
   }
