@@ -330,6 +330,43 @@ def test_a_window_that_narrows_redraws_the_colour_bar(page):
         assert overflow_in_pixels(page) == 0
 
 
+def swiped(driver):
+    """How far the page scrolls when a finger goes up by 160 pixels within the scatter."""
+
+    def touch(kind, *places):
+        points = [{"x": 200, "y": y} for y in places]
+        driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    before = driver.execute_script("return scrollY")
+    touch("touchStart", 350)
+    for y in range(340, 180, -10):
+        touch("touchMove", y)
+    touch("touchEnd")
+    settle(driver)
+    return driver.execute_script("return scrollY") - before
+
+
+def test_a_finger_on_the_scatter_scrolls_the_page_and_a_tap_tells(address, report):
+    with chromium(*SIZES["phone"]) as driver:
+        driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        driver.get(address)
+        wait_for(driver, DRAWN)
+        _, pixels = points(driver)
+        settle(driver)
+        shown = driver.find_element("id", "scatter-drag").get_property("value")
+        assert shown == "", "the choice that scrolls the page"
+        row = loneliest(pixels)
+        place = {"x": int(round(pixels[row, 0])), "y": int(round(pixels[row, 1]))}
+        driver.execute_cdp_cmd("Input.synthesizeTapGesture", place)
+        wait_for(driver, "document.querySelector('.hoverlayer .hovertext') !== null", 10)
+        lines = driver.find_elements("css selector", ".hoverlayer .hovertext .nums tspan")
+        assert lines[0].text == f"particle {report.scatter.particles[row]}"
+        assert swiped(driver) > 100
+        choose(driver, "scatter-drag", "zooms")
+        driver.execute_script("document.querySelector('#scatter-plot').scrollIntoView()")
+        assert swiped(driver) == 0
+
+
 def test_without_webgl_fewer_points_are_drawn(driver, address, report):
     """By svg, in a browser that refuses a WebGL context as one without a driver for it does."""
     source = """

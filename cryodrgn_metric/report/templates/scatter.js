@@ -91,6 +91,7 @@
       hovermode: "closest",
       hoverlabel: { bgcolor: "#ffffff", bordercolor: "#55606d", font: FONT, align: "left" },
       dragmode: dragSelect.value || false,
+      modebar: { color: "#55606d", activecolor: "#1f3b57", bgcolor: "rgba(255, 255, 255, 0)" },
       showlegend: false,
       selections: [],
       // what is zoomed stays when only the colour changes
