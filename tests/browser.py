@@ -91,3 +91,9 @@ def wait_for(driver, script, timeout=30):
     return WebDriverWait(driver, timeout, 0.1).until(
         lambda d: d.execute_script(f"return ({script})"), message
     )
+
+
+def screenshot(driver, name):
+    """Save what the page looks like to the folder $SCREENSHOTS, for a person to look at."""
+    if folder := os.environ.get("SCREENSHOTS"):
+        driver.save_screenshot(os.path.join(folder, f"{name}.png"))
