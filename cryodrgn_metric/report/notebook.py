@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TimeOut
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 TEMPLATE = "cryoDRGN_metric_embed_template.ipynb"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
+LONGEST_SOCKET_FOLDER = 80  # of the 104 bytes that a socket's name may have, on macOS
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -132,33 +134,30 @@ def _execute(
         return "ipykernel is not installed (pip install ipykernel)"
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="metric_embed_") as scratch:
+        work = _execute_in_kernel(notebook, folder, Path(scratch), threads)
         try:
-            _wait_for(
-                asyncio.wait_for(
-                    _execute_in_kernel(notebook, folder, Path(scratch), threads),
-                    timeout_in_seconds,
-                )
-            )
-        except asyncio.TimeoutError:
-            return f"it took more than {timeout_in_seconds:.0f} s"
+            _wait_for(work, timeout_in_seconds)
+        except TimeOut:
+            return f"it took more than {timeout_in_seconds:g} s"
         except Exception as error:  # of nbclient, zmq, traitlets: no reason to lose a run of hours
             return brief(f"{type(error).__name__}: {error}")
     logger.info("Notebook: %.1f s", time.perf_counter() - start)
     return None
 
 
-def _wait_for(coroutine: Coroutine[Any, Any, None]) -> None:
+def _wait_for(work: Coroutine[Any, Any, None], timeout_in_seconds: float) -> None:
     """Run it in a thread, where nbclient can't put its own handlers of SIGTERM and SIGINT.
 
-    What interrupts the waiting (Ctrl-C, `Terminated`) cancels it, which ends its kernel.
+    What interrupts the waiting (the timeout, Ctrl-C, `Terminated`) cancels it, which ends its
+    kernel.
     """
     loop = asyncio.new_event_loop()
-    task = loop.create_task(coroutine)
+    task = loop.create_task(work)
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="notebook") as pool:
             future = pool.submit(loop.run_until_complete, task)
             try:
-                future.result()
+                future.result(timeout_in_seconds)
             except BaseException:
                 loop.call_soon_threadsafe(task.cancel)
                 raise
@@ -170,7 +169,9 @@ async def _execute_in_kernel(
     notebook: nbformat.NotebookNode, folder: Path, scratch: Path, threads: int | None
 ) -> None:
     manager = AsyncKernelManager(
-        kernel_spec_manager=_ThisPython(), connection_file=str(scratch / "kernel.json")
+        kernel_spec_manager=_ThisPython(),
+        connection_file=str(scratch / "kernel.json"),
+        transport=_transport(scratch),
     )
     client = NotebookClient(
         notebook,
@@ -192,6 +193,11 @@ async def _execute_in_kernel(
     finally:
         if manager.has_kernel:
             await manager.shutdown_kernel(now=True)
+
+
+def _transport(scratch: Path) -> str:
+    """Sockets in the file system, which others on the machine can't listen to, where they fit."""
+    return "ipc" if os.name == "posix" and len(str(scratch)) < LONGEST_SOCKET_FOLDER else "tcp"
 
 
 class _ThisPython(KernelSpecManager):
