@@ -274,7 +274,24 @@ def _shown_models(notebook: nbformat.NotebookNode, state: dict[str, Any]) -> dic
     shown: dict[str, Any] = {}
     for name in waiting:  # grows while it is read
         if name in state and name not in shown:
-            shown[name] = state[name]
+            shown[name] = _restorable(state[name])
             parts = {key: part for key, part in state[name]["state"].items() if key != "_esm"}
             waiting += re.findall("IPY_MODEL_([0-9a-f]{32})", json.dumps(parts))
     return shown
+
+
+def _restorable(model: dict[str, Any]) -> dict[str, Any]:
+    """Without buffers of messages that are past: for one, JupyterLab gives up on all widgets."""
+
+    def has_place(path: list[str | int]) -> bool:
+        holder = model["state"]
+        for key in path[:-1]:
+            try:
+                holder = holder[key]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return isinstance(holder, dict | list)
+
+    if "buffers" not in model:
+        return model
+    return model | {"buffers": [one for one in model["buffers"] if has_place(one["path"])]}

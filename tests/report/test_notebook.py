@@ -258,6 +258,7 @@ def test_every_widget_it_shows_is_stored_with_its_parts(embedded):
     assert used == set(models)
     figures = [m for m in models.values() if "plotly" in str(m["state"].get("_anywidget_id"))]
     assert len(figures) == 1
+    assert {b["path"][0] for b in figures[0]["buffers"]} == {"_widget_data"}
     assert figures[0]["state"]["_widget_layout"]["xaxis"]["title"]["text"] == "UMAP1"
     assert figures[0]["state"]["_widget_layout"]["yaxis"]["title"]["text"] == "UMAP2"
 
