@@ -38,6 +38,8 @@ TEMPLATE = "cryoDRGN_metric_embed_template.ipynb"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
 LONGEST_SOCKET_FOLDER = 80  # of the 104 bytes that a socket's name may have, on macOS
+JUPYTER = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
+FOLDERS = ("IPYTHONDIR", "MPLCONFIGDIR", *JUPYTER)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -210,16 +212,7 @@ class _ThisPython(KernelSpecManager):
 
 def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
     """This process's, but for threads, and for folders where a kernel would leave things."""
-    folders = {
-        name: str(scratch / name.lower())
-        for name in (
-            "IPYTHONDIR",
-            "JUPYTER_CONFIG_DIR",
-            "JUPYTER_DATA_DIR",
-            "JUPYTER_RUNTIME_DIR",
-            "MPLCONFIGDIR",
-        )
-    }
+    folders = {name: str(scratch / name.lower()) for name in FOLDERS}
     settings = {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # a user may have set Agg
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
@@ -248,6 +241,8 @@ def _settled(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
     Each plotly widget carries 5 MB of JavaScript; and the same results make the same file.
     """
+    for data in _widget_outputs(notebook):  # what Jupyter shows of a notebook it doesn't trust yet
+        data["text/plain"] = "(interactive: run this cell)"
     saved = notebook.metadata.get("widgets", {}).get(WIDGETS)
     shown: dict[str, Any] = {}
     if saved:
@@ -265,12 +260,14 @@ def _settled(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return settled
 
 
+def _widget_outputs(notebook: nbformat.NotebookNode) -> list[Any]:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return [output.data for output in outputs if VIEW in output.get("data", {})]
+
+
 def _shown_models(notebook: nbformat.NotebookNode, state: dict[str, Any]) -> dict[str, Any]:
     """Models of widgets that an output shows, and those that they are made of, in that order."""
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    waiting = [
-        output.data[VIEW]["model_id"] for output in outputs if VIEW in output.get("data", {})
-    ]
+    waiting = [data[VIEW]["model_id"] for data in _widget_outputs(notebook)]
     shown: dict[str, Any] = {}
     for name in waiting:  # grows while it is read
         if name in state and name not in shown:
