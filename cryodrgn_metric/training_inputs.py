@@ -33,7 +33,8 @@ def find_input(
     Returns:
         the first of the candidates that is a file, else None.
     """
-    named, folder = Path(written), Path(workdir).absolute()
+    # not absolute(), which keeps `..`: its parent would be the folder that it leads out of
+    named, folder = Path(written), Path(os.path.abspath(workdir))
     candidates = [named]
     for base in (folder, folder.parent):
         candidates += [base / named, base / named.name]

@@ -142,6 +142,7 @@ def test_inputs_are_looked_for_as_written_then_here_then_in_the_parent(tmp_path,
     assert find_input("data/ctf.pkl", workdir) is None
     (tmp_path / "a" / "ctf.pkl").touch()
     assert find_input("data/ctf.pkl", "a/workdir") == tmp_path / "a" / "ctf.pkl"
+    assert find_input("data/ctf.pkl", "a/workdir/metric_embed.2/..") == tmp_path / "a" / "ctf.pkl"
     (workdir / "ctf.pkl").touch()
     assert find_input("/stale/ctf.pkl", workdir) == workdir / "ctf.pkl"
     written = tmp_path / "data" / "ctf.pkl"
