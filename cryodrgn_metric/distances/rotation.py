@@ -36,7 +36,7 @@ from cryodrgn_metric.so3.search import (
     converged_degree,
     residual_by_degree,
 )
-from cryodrgn_metric.threads import map_in_threads
+from cryodrgn_metric.threads import map_in_threads, one_thread
 
 __all__ = [
     "Alignment",
@@ -167,10 +167,11 @@ class RotationDistance:
             `PairResults`, one pair per volume.
         """
         together = torch.cat([reference, features], dim=2)
-        blocks = self._compress(together, None)
-        search = RotationSearch(blocks, self.dtype, torch.device(self.device))
         columns = torch.arange(1, together.shape[2])
-        return search.compare(Pairs(torch.zeros_like(columns), columns))
+        with one_thread():  # few volumes: threads would mostly wait for each other
+            blocks = self._compress(together, None)
+            search = RotationSearch(blocks, self.dtype, torch.device(self.device))
+            return search.compare(Pairs(torch.zeros_like(columns), columns))
 
     def _expand(self, volumes: Tensor, lmax: int) -> Tensor:
         expand = _expansion(
