@@ -17,7 +17,7 @@ Limits = tuple[tuple[float, float], ...]
 
 BINS = 128
 OUTLYING = 0.0005  # of the particles, at each end of an axis, that do not widen the view
-MARGIN = 0.05  # of the span, on each side
+MARGIN = 0.12  # of the span, on each side
 TRUNCATION = 4.0  # standard deviations at which the kernel ends
 IQR_OF_NORMAL = 1.349  # interquartile range of a normal distribution, in standard deviations
 
@@ -52,13 +52,13 @@ def limits_of(view: npt.ArrayLike) -> Limits:
         view: Coordinates of particles. (N, m)
 
     Returns:
-        Lower and upper end of each axis: the 0.05th and 99.95th percentile, and 5 % of what lies
-        between on each side.
+        Lower and upper end of each axis: the 0.05th and 99.95th percentile, and 12 % of what
+        lies between on each side.
 
     Example:
         >>> [(low, high)] = limits_of(np.linspace(0, 1, 10_001)[:, None])
         >>> round(low, 3), round(high, 3)
-        (-0.049, 1.049)
+        (-0.119, 1.119)
     """
     points = _checked_view(view)
     low, high = np.quantile(points, [OUTLYING, 1 - OUTLYING], axis=0)

@@ -99,6 +99,8 @@ class PoseDrift:
             gives.
         rms_angle_in_degrees: The root of the variance: the typical rotation from the mean one.
         rms_error_in_degrees: The root of the mean squared error.
+        angles_in_degrees: Of each landmark from the mean rotation.
+        errors_in_degrees: Of each prediction.
         reason: Why there is no score; else empty.
     """
 
@@ -107,6 +109,8 @@ class PoseDrift:
     shuffled_score: float | None = None
     rms_angle_in_degrees: float | None = None
     rms_error_in_degrees: float | None = None
+    angles_in_degrees: tuple[float, ...] = ()
+    errors_in_degrees: tuple[float, ...] = ()
     reason: str = ""
 
 
@@ -172,6 +176,8 @@ def pose_drift(
         shuffled_score=1 - float(chance.mean() / squared.mean()),
         rms_angle_in_degrees=typical,
         rms_error_in_degrees=float(np.degrees(np.sqrt(error.mean()))),
+        angles_in_degrees=tuple(np.degrees(np.sqrt(squared)).tolist()),
+        errors_in_degrees=tuple(np.degrees(np.sqrt(error)).tolist()),
     )
 
 
