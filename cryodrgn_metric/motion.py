@@ -25,10 +25,10 @@ from cryodrgn_metric.frame import (
     write_aligned,
 )
 from cryodrgn_metric.measurement import Measured
-from cryodrgn_metric.metric_folder import PathFolder, volumes_in
+from cryodrgn_metric.metric_folder import volumes_in
+from cryodrgn_metric.path_folder import PathFolder
 from cryodrgn_metric.paths import (
     LARGEST_CLUSTERS,
-    MOST_COMPONENTS,
     MetricPath,
     ParticleGraph,
     cluster_tree,
@@ -96,7 +96,7 @@ def write_motion(
     frame, graph = Frame.of(measured), _graph(run, z_metric, clusters.centers_ind)
     planned = [
         (run.folder.principal_path(component), principal_path(graph, component), run.written_box)
-        for component in range(1, min(z_metric.shape[1], MOST_COMPONENTS) + 1)
+        for component in range(1, z_metric.shape[1] + 1)
     ]
     planned += [
         (

@@ -33,9 +33,9 @@ NEIGHBOURS = 20  # with fewer, mutual ones leave detours where z' has more than 
 LEAST_SHARE = 20  # of fewer particles, no more than one in twenty: all would be neighbours
 MOST_PIECES = 30  # left by the neighbours; bridges between many pieces are looked for slowly
 ALONG_PATH = 10  # volumes, as many as `cryodrgn analyze` makes along a principal component
-MOST_COMPONENTS = 4  # of z' that get a path in every run
 LARGEST_CLUSTERS = 5  # that paths connect in every run
 PERCENTILES = (5, 95)  # where analyze begins and ends
+WINDOW = 2  # percent around them, in which an end is looked for
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,6 @@ class ParticleGraph:
             raise ArgumentError(f"particle {row} is not in the graph; name it among its ends.")
         return int(self._vertex_of[row])
 
-    def nearest(self, point: npt.ArrayLike) -> int:
-        """The row whose z' is nearest to a point of z'."""
-        return int(self.rows[cKDTree(self.points).query(np.asarray(point, np.float64))[1]])
-
     def between(self, first: int, second: int) -> MetricPath:
         """The shortest path between two rows, with every particle on it."""
         start, here = self.vertex(first), self.vertex(second)
@@ -148,10 +144,12 @@ def path_between(
 def principal_path(graph: ParticleGraph, component: int, count: int = ALONG_PATH) -> MetricPath:
     """A path on the data along one principal component of z'.
 
-    It leads from the particle nearest to the component's 5th percentile to that nearest to its
-    95th, the ends that ``cryodrgn analyze`` has; between them it may follow the data away from the
-    axis, which a straight line of particles nearest to points on it would not survive: where the
-    data bends, those lie on one arm and on the other by turns.
+    It leads from about the component's 5th percentile to about its 95th, the ends that ``cryodrgn
+    analyze`` has; each end is the particle with the densest neighbourhood among those within two
+    percent of it, for the point on the axis itself may lie where no particle is, and the one
+    nearest to it be a stray. Between them the path may follow the data away from the axis, which a
+    straight line of particles nearest to points on it would not survive: where the data bends,
+    those lie on one arm and on the other by turns.
 
     Arguments:
         graph: Of z'; the component is that of all particles.
@@ -168,13 +166,26 @@ def principal_path(graph: ParticleGraph, component: int, count: int = ALONG_PATH
     dimension = points.shape[1]
     if not 1 <= component <= dimension:
         raise ArgumentError(f"z' has components 1 to {dimension}; got {component}.")
-    mean = points.mean(axis=0)
     _, axes = np.linalg.eigh(np.atleast_2d(np.cov(points.T, ddof=0)))
     axis = axes[:, dimension - component]
     axis = axis * np.sign(axis[np.abs(axis).argmax()])
-    start, end = np.percentile((points - mean) @ axis, PERCENTILES)
-    first, second = (graph.nearest(mean + value * axis) for value in (start, end))
+    along = points @ axis
+    first, second = (
+        _densest_between(graph, axis, *np.percentile(along, [end - WINDOW, end + WINDOW]))
+        for end in PERCENTILES
+    )
     return path_between(graph, first, second, count)
+
+
+def _densest_between(graph: ParticleGraph, axis: FloatArray, low: float, high: float) -> int:
+    """The row whose neighbours are nearest, of those between two values along an axis."""
+    along = graph.points @ axis
+    inside = np.flatnonzero((along >= low) & (along <= high))
+    if not len(inside):  # of a few particles
+        inside = np.array([np.abs(along - (low + high) / 2).argmin()])
+    neighbours = min(NEIGHBOURS + 1, len(graph.points))
+    reach, _ = cKDTree(graph.points).query(graph.points[inside], [neighbours])
+    return int(graph.rows[inside[reach[:, 0].argmin()]])
 
 
 def cluster_tree(graph: ParticleGraph, representatives: Sequence[int]) -> list[tuple[int, int]]:

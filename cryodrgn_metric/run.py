@@ -18,7 +18,7 @@ from cryodrgn_metric.distances.streaming import VolumeStream
 from cryodrgn_metric.errors import ArgumentError, VolumeError, WorkdirError
 from cryodrgn_metric.landmarks import candidate_pool, rows_of_particles
 from cryodrgn_metric.metric_folder import MetricFolder
-from cryodrgn_metric.paths import ALONG_PATH, LARGEST_CLUSTERS, MOST_COMPONENTS
+from cryodrgn_metric.paths import ALONG_PATH, LARGEST_CLUSTERS
 from cryodrgn_metric.runlog import Stopwatch
 from cryodrgn_metric.safe_files.pickles import load_indices
 from cryodrgn_metric.so3.conventions import spherical_window
@@ -212,9 +212,13 @@ def _needed_space_in_bytes(config: EmbedConfig, workdir: Workdir, candidates: in
     coefficients = count * 4 * (radius + 1) ** 2 * radius
     pairs = count**2 * (48 + 24)  # the matrices, and the blocks they are made from
     side = config.volumes.downsample or workdir.box_size
-    components = min(config.metric_map.dimension, MOST_COMPONENTS)
+    components = config.metric_map.dimension
     large = config.clusters.count + ALONG_PATH * components
     small = ALONG_PATH * (LARGEST_CLUSTERS - 1)
     volumes = 0 if config.clusters.skip_volumes else 4 * (large * side**3 + small * 8 * radius**3)
     particles = len(workdir.latents) * (4 + 18 * config.metric_map.dimension)
-    return coefficients + pairs + volumes + particles + 3_000_000
+    particles += len(workdir.latents) * (
+        60 + 8 * config.metric_map.dimension
+    )  # particles.npz, overlay
+    report = 0 if config.skip_report else 40_000_000  # the page, its figures, two notebooks
+    return coefficients + pairs + volumes + particles + report + 3_000_000

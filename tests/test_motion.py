@@ -132,7 +132,8 @@ def test_the_volume_nearest_to_the_medoid_lies_in_its_frame(moved):
         found = [align(frame, volume, lmax=run.distance.lmax) for volume in volumes_of(folder)]
         nearest = min(found, key=lambda one: one.distance)
         turn = Rotation.from_matrix(nearest.rotation).magnitude()
-        assert np.degrees(turn) < 1 or nearest.second_peak_gap < 0.01
+        # it is another structure than the medoid's, so the two alignments may differ a little
+        assert np.degrees(turn) < 2 or nearest.second_peak_gap < 0.01
 
 
 def test_only_structure_differs_from_volume_to_volume(moved):
