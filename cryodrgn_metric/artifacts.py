@@ -31,6 +31,7 @@ __all__ = [
     "atomic_path",
     "plain",
     "remove_drafts",
+    "remove_drafts_of",
     "remove_files",
     "require_space",
     "save_columns",
@@ -112,6 +113,18 @@ def remove_drafts(folder: Path) -> None:
     """
     for path in folder.rglob(".*"):
         if _DRAFT.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def remove_drafts_of(final: Path) -> None:
+    """Remove what a killed run had begun to write for one file, in a folder that isn't ours.
+
+    Arguments:
+        final: the file; it stays.
+    """
+    draft = rf"\.{re.escape(final.stem)}\.[0-9a-f]{{12}}{re.escape(final.suffix)}"
+    for path in final.parent.glob(".*"):
+        if re.fullmatch(draft, path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 

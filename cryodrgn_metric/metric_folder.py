@@ -10,8 +10,9 @@ from pathlib import Path
 
 from cryodrgn_metric.artifacts import remove_files
 from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.path_folder import PathFolder
 
-__all__ = ["MetricFolder", "PathFolder", "remove_other_clusters", "volumes_in"]
+__all__ = ["MetricFolder", "remove_other_clusters", "volumes_in"]
 
 _NAME_ANOTHER = "Name a new folder with -o."
 
@@ -77,7 +78,8 @@ class MetricFolder:
     def _require_own_folders(self) -> None:
         inside = [self.cache, self.models, self.figures, self.analysis]
         inside += [self.landscape.parent, self.landscape, self.landscape / "full_clustering"]
-        for folder in (*inside, *self.analysis.glob("kmeans*")):
+        inside += [self.hdbscan_labels.parent, *self.analysis.glob("kmeans*")]
+        for folder in (*inside, *self.analysis.glob("p*")):
             if folder.is_symlink():
                 raise ArgumentError(
                     f"{folder} is a link, and nothing is written through it. Remove the link, or "
@@ -155,6 +157,11 @@ class MetricFolder:
     def z_metric_csv(self) -> Path:
         """The same numbers as text."""
         return self.path / "z_metric.csv"
+
+    @property
+    def z_metric_umap(self) -> Path:
+        """UMAP of z', (N, 2) float32; without it where that was skipped, or d' is 1."""
+        return self.path / "z_metric_umap.pkl"
 
     @property
     def distances(self) -> Path:
@@ -236,7 +243,7 @@ class MetricFolder:
         return self.kmeans(count) / "centers_ind.txt"
 
     def cluster_members(self, count: int, label: int) -> Path:
-        """The particles labelled so, numbered as in the original stack, for `cryodrgn filter`."""
+        """The particles labelled so, numbered and saved as `cryodrgn filter` does."""
         return self.kmeans(count) / f"ind_cluster{label}.pkl"
 
     @property
@@ -278,48 +285,6 @@ class MetricFolder:
         return self.kmeans(count) / f"vol_{number:03d}.mrc"
 
 
-@dataclass(frozen=True)
-class PathFolder:
-    """The files of one path through z', `analyze.N/pc1` or `analyze.N/path_3_7`."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """`pc1`, or `path_3_7`."""
-        return self.path.name
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """The component, or the labels of the two clusters; empty for a folder of another name."""
-        found = re.fullmatch(r"pc(\d+)|path_(\d+)_(\d+)", self.name)
-        return tuple(int(text) for text in found.groups() if text) if found else ()
-
-    @property
-    def table(self) -> Path:
-        """Particles, z', Delta among the volumes, their projections and slices."""
-        return self.path / "path.npz"
-
-    @property
-    def z_values(self) -> Path:
-        """Latents z of the particles on it, as text, for `cryodrgn eval_vol --zfile`."""
-        return self.path / "z_values.txt"
-
-    @property
-    def indices(self) -> Path:
-        """Rows of z of the particles on it, as text."""
-        return self.path / "ind.txt"
-
-    @property
-    def movie(self) -> Path:
-        """A ChimeraX script that opens the volumes as a movie."""
-        return self.path / "movie.cxc"
-
-    def volume(self, number: int) -> Path:
-        """One volume along it, aligned; numbered from 1."""
-        return self.path / f"vol_{number:03d}.mrc"
-
-
 def remove_other_clusters(folder: MetricFolder, count: int) -> None:
     """Remove the k-means of earlier runs with other --ksample: labels of an older z'.
 
@@ -331,7 +296,8 @@ def remove_other_clusters(folder: MetricFolder, count: int) -> None:
         if not re.fullmatch(r"kmeans\d+", kmeans.name) or kmeans == folder.kmeans(count):
             continue
         names = ("labels.pkl", "centers.txt", "centers_ind.txt")
-        remove_files([*(kmeans / name for name in names), *volumes_in(kmeans)])
+        members = [p for p in kmeans.glob("*") if re.fullmatch(r"ind_cluster\d+\.pkl", p.name)]
+        remove_files([*(kmeans / name for name in names), *members, *volumes_in(kmeans)])
         if kmeans.is_dir() and not any(kmeans.iterdir()):  # something of the user's may be there
             kmeans.rmdir()
 

@@ -20,6 +20,7 @@ import yaml
 from cryodrgn_metric.artifacts import (
     PICKLE_PROTOCOL,
     atomic_path,
+    remove_drafts_of,
     save_link,
     save_pickle,
     save_text,
@@ -29,13 +30,14 @@ from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.training_inputs import find_input
 from cryodrgn_metric.workdir import Workdir
 
-__all__ = ["is_guest", "write_guests", "write_overlay"]
+__all__ = ["guest_folder", "is_guest", "remove_guest_drafts", "write_guests", "write_overlay"]
 
 logger = logging.getLogger(__name__)
 
 MOST_IN_LANDSCAPE = 10_000  # points of the 3-D page: the -N of `analyze_landscape_full`
 LANDSCAPE_AXES = 3  # that the 3-D page needs
 FILES, FOLDERS = ("particles", "ctf", "poses", "ind"), ("datadir",)  # that config.yaml names
+GUESTS = ("metric_z.pkl", "metric_labels.pkl", "cryoDRGN_metric_embed.ipynb")
 # A second pickle, which cryoDRGN and pickle.load don't read: it tells our files from the user's.
 MARK = pickle.dumps("written by cryodrgn_metric", protocol=PICKLE_PROTOCOL)
 
@@ -53,13 +55,13 @@ def write_overlay(
     It gets config.yaml with absolute paths, relative links to z.N.pkl, weights.N.pkl, pose.N.pkl
     and run.log (copies where the file system has no links), analyze.N/umap.pkl, and z' in
     landscape.N/landscape_full/. k-means is written by who computes it. cryoDRGN's tools need a
-    numbered epoch, so un-numbered files get no overlay.
+    numbered epoch, so un-numbered files get umap.pkl, which the report shows, and no overlay.
 
     Arguments:
         folder: the output folder, which `MetricFolder.require_ours` has accepted.
         workdir: the workdir that is embedded.
         z_metric: (N, d') z'; the 3-D page shows zeros for the axes beyond d'.
-        view: (N, 2) what is plotted as UMAP1 and UMAP2, as `view_of` gives it.
+        view: (N, 2) what is plotted as UMAP1 and UMAP2, as `view.py` gives it.
         labels: (N,) k-means labels from 0; cryoDRGN's landscape counts from 1.
         seed: of the 10,000 particles that the 3-D page shows, if there are more.
 
@@ -71,16 +73,27 @@ def write_overlay(
 
     Example:
         >>> folder = MetricFolder(workdir.outdir, workdir.epoch)  # doctest: +SKIP
-        >>> write_overlay(folder, workdir, z, view_of(z, seed=0), labels)  # doctest: +SKIP
+        >>> write_overlay(folder, workdir, z, view_of(z), labels)  # doctest: +SKIP
         >>> open_workdir(folder.path).epoch == workdir.epoch  # doctest: +SKIP
         True
     """
+    save_pickle(folder.umap, view.astype(np.float32))
     if workdir.epoch is None:
         return
     _write_config(folder, workdir)
     _write_links(folder, workdir)
-    save_pickle(folder.umap, view.astype(np.float32))
     _write_landscape(folder, workdir, z_metric, view, labels, seed)
+
+
+def guest_folder(workdir: Workdir, folder: MetricFolder) -> Path | None:
+    """The user's own analyze.N, if `cryodrgn analyze` has made it and no -o was given.
+
+    Arguments:
+        workdir: the workdir that is embedded.
+        folder: the output folder.
+    """
+    usual = os.path.realpath(folder.path) == os.path.realpath(workdir.outdir)
+    return _analysis_of(workdir) if usual else None
 
 
 def write_guests(workdir: Workdir, z_metric: np.ndarray, labels: np.ndarray) -> list[Path]:
@@ -98,14 +111,31 @@ def write_guests(workdir: Workdir, z_metric: np.ndarray, labels: np.ndarray) -> 
     Returns:
         the files that were written.
     """
-    # not the folder itself: it would make the dashboard believe that the epoch was analysed
-    analysis = MetricFolder(workdir.path, workdir.epoch).analysis
-    if workdir.epoch is None or not analysis.is_dir():
+    analysis = _analysis_of(workdir)
+    if analysis is None:
         return []
     guests = {"metric_z.pkl": z_metric.astype(np.float32), "metric_labels.pkl": labels}
     return [
         path for name, values in guests.items() if _write_guest(path := analysis / name, values)
     ]
+
+
+def _analysis_of(workdir: Workdir) -> Path | None:
+    # never made by us: it would make the dashboard believe that the epoch was analysed
+    analysis = MetricFolder(workdir.path, workdir.epoch).analysis
+    return analysis if workdir.epoch is not None and analysis.is_dir() else None
+
+
+def remove_guest_drafts(workdir: Workdir) -> None:
+    """Remove from the user's analyze.N what a killed run had begun to write there.
+
+    Arguments:
+        workdir: the workdir that is embedded.
+    """
+    analysis = _analysis_of(workdir)
+    if analysis is not None:
+        for name in GUESTS:
+            remove_drafts_of(analysis / name)
 
 
 def is_guest(path: Path) -> bool:

@@ -7,9 +7,9 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.fidelity import principal_components, umap_of
+from cryodrgn_metric.reference_spaces import principal_components, umap_of
 
-__all__ = ["view_of"]
+__all__ = ["umap_view", "view_of"]
 
 MOST_FOR_UMAP = 50_000
 NEIGHBORS = 10  # that place a particle which UMAP did not see
@@ -18,10 +18,35 @@ NEIGHBORS = 10  # that place a particle which UMAP did not see
 SLACK = 1.0
 
 
-def view_of(
-    z_metric: npt.ArrayLike, seed: int, skip_umap: bool = False, most: int = MOST_FOR_UMAP
+def view_of(z_metric: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Two coordinates for every particle: z' itself, or its first two principal components.
+
+    Arguments:
+        z_metric: Transformed latents. :math:`(N, d')`
+
+    Returns:
+        z' if d' = 2, (z', 0) if d' = 1, else the principal components. :math:`(N, 2)`
+
+    Raises:
+        ArgumentError: If z_metric is not a finite (N, d') array.
+
+    Example:
+        >>> view_of([[1.0], [3.0]]).tolist()
+        [[1.0, 0.0], [3.0, 0.0]]
+    """
+    points = _checked(z_metric)
+    if points.shape[1] == 1:
+        return np.column_stack([points, np.zeros(len(points))]).astype(np.float32)
+    if points.shape[1] == 2:
+        return points.astype(np.float32)
+    components: npt.NDArray[np.float32] = principal_components(points)[0][:, :2].astype(np.float32)
+    return components
+
+
+def umap_view(
+    z_metric: npt.ArrayLike, seed: int, most: int = MOST_FOR_UMAP
 ) -> npt.NDArray[np.float32]:
-    r"""Two coordinates for every particle: z' itself where it has two, else a UMAP of it.
+    r"""Two coordinates for every particle, by UMAP.
 
     Of more than ``most`` particles, a random ``most`` are embedded; each of the others lies at
     the mean of 10 near embedded neighbours in z', weighted by inverse distance:
@@ -30,12 +55,10 @@ def view_of(
     Arguments:
         z_metric: Transformed latents. :math:`(N, d')`
         seed: Of UMAP, and of the particles it sees.
-        skip_umap: The first two principal components instead of UMAP.
         most: Particles that UMAP sees at most.
 
     Returns:
-        z' if d' = 2, (z', 0) if d' = 1, else the UMAP or the principal components.
-        :math:`(N, 2)`
+        The UMAP. :math:`(N, 2)`
 
     Raises:
         ArgumentError: If z_metric is not a finite (N, d') array.
@@ -46,32 +69,27 @@ def view_of(
           doi:10.1145/800186.810616
 
     Example:
-        >>> view_of([[1.0], [3.0]], seed=0).tolist()
-        [[1.0, 0.0], [3.0, 0.0]]
+        >>> umap_view(np.random.default_rng(0).normal(size=(99, 3)), 0).shape  # doctest: +SKIP
+        (99, 2)
     """
-    points = np.asarray(z_metric, dtype=np.float64)
-    if points.ndim != 2 or 0 in points.shape or not np.isfinite(points).all():
-        raise ArgumentError(f"z_metric must be a finite array (N, d'); got shape {points.shape}.")
-    if points.shape[1] == 1:
-        return np.column_stack([points, np.zeros(len(points))]).astype(np.float32)
-    if points.shape[1] == 2:
-        return points.astype(np.float32)
-    if skip_umap:
-        return principal_components(points)[0][:, :2].astype(np.float32)
-    return _umap(points, seed, most).astype(np.float32)
-
-
-def _umap(points: npt.NDArray[np.float64], seed: int, most: int) -> npt.NDArray[np.float64]:
+    points = _checked(z_metric)
     count = len(points)
     if count <= most:
-        return umap_of(points, 2, seed)
+        return umap_of(points, 2, seed).astype(np.float32)
     seen = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
     placed = umap_of(points[seen], 2, seed)
     unseen = np.setdiff1d(np.arange(count), seen)
-    view = np.empty((count, 2))
+    view = np.empty((count, 2), np.float32)
     view[seen] = placed
     view[unseen] = _interpolated(points[unseen], points[seen], placed)
     return view
+
+
+def _checked(z_metric: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    points = np.asarray(z_metric, dtype=np.float64)
+    if points.ndim != 2 or 0 in points.shape or not np.isfinite(points).all():
+        raise ArgumentError(f"z_metric must be a finite array (N, d'); got shape {points.shape}.")
+    return points
 
 
 def _interpolated(

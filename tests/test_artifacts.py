@@ -14,6 +14,7 @@ import yaml
 from cryodrgn_metric.artifacts import (
     atomic_path,
     plain,
+    remove_drafts_of,
     require_space,
     save_json,
     save_npz,
@@ -134,3 +135,11 @@ def test_room_is_asked_for_before_and_what_is_there_counts(tmp_path):
     with open(tmp_path / "large", "wb") as file:
         file.truncate(2 * free)  # takes no room, but claims it
     require_space(tmp_path, 2 * free)
+
+
+def test_drafts_of_one_file_are_removed_and_nothing_else(tmp_path):
+    theirs = [".metric_z.pkl", ".metric_z.notes.pkl", ".other.0123456789ab.pkl", "metric_z.pkl"]
+    for name in [*theirs, ".metric_z.0123456789ab.pkl"]:
+        (tmp_path / name).touch()
+    remove_drafts_of(tmp_path / "metric_z.pkl")
+    assert {path.name for path in tmp_path.iterdir()} == set(theirs)
