@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
+import hashlib
 import json
 import logging
 import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TimeOut
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import nbformat
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
 
 from cryodrgn_metric.artifacts import save_text
 from cryodrgn_metric.errors import brief
 from cryodrgn_metric.metric_folder import MetricFolder
+from cryodrgn_metric.report.execution import execute
 
 __all__ = ["filled_template", "write_notebook"]
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE = "cryoDRGN_metric_embed_template.ipynb"
+MARK = "cryodrgn_metric"  # in the metadata: by it, our own notebook is known again
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
-LONGEST_SOCKET_FOLDER = 80  # of the 104 bytes that a socket's name may have, on macOS
-JUPYTER = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
-FOLDERS = ("IPYTHONDIR", "MPLCONFIGDIR", *JUPYTER)
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def write_notebook(
@@ -55,7 +40,8 @@ def write_notebook(
     """Write cryoDRGN_metric_embed.ipynb, executed, so that it opens with its pictures.
 
     It is made from the saved files of a run, by this Python. Where it cannot be executed, or a
-    cell of it fails, it is written all the same, and a warning says how to execute it.
+    cell of it fails, it is written all the same, and a warning says how to execute it. A notebook
+    that somebody has gone on from (its cells are not those that were written) stays as it is.
 
     Arguments:
         folder: Where the run's files are, and the notebook goes.
@@ -77,11 +63,17 @@ def write_notebook(
         >>> folder = MetricFolder(Path("00_vae/metric_embed.49"), epoch=49)
         >>> write_notebook(folder, Path("00_vae"), kmeans=20)  # doctest: +SKIP
     """
+    places = [path / folder.notebook.name for path in (folder.path, also_into) if path]
+    targets = [path for path in places if not _is_the_users(path)]
+    for path in set(places) - set(targets):
+        logger.warning("%s has been edited, and stays as it is: remove it for a new one.", path)
+    if not targets:
+        return
     notebook = filled_template(folder, workdir, kmeans)
-    failure = _execute(notebook, folder.path, threads, timeout_in_seconds) or _error_in(notebook)
+    failure = execute(notebook, folder.path, threads, timeout_in_seconds) or _error_in(notebook)
     text = nbformat.writes(_settled(notebook)) + "\n"
-    for path in filter(None, (folder.path, also_into)):
-        save_text(path / folder.notebook.name, text)
+    for path in targets:
+        save_text(path, text)
     if failure:
         logger.warning(
             "%s was written, but not all of it is executed: %s. To execute it, type: jupyter "
@@ -122,106 +114,25 @@ def filled_template(folder: MetricFolder, workdir: Path, kmeans: int) -> nbforma
     for cell in notebook.cells:
         for blank, value in settings.items():
             cell.source = cell.source.replace(blank, value)
+    notebook.metadata[MARK] = {"cells": _digest(notebook)}
     return notebook
 
 
-# -- execution
+def _digest(notebook: nbformat.NotebookNode) -> str:
+    """Of what was typed, not of what came out."""
+    sources = "\0".join(cell.source for cell in notebook.cells)
+    return hashlib.sha256(sources.encode()).hexdigest()
 
 
-def _execute(
-    notebook: nbformat.NotebookNode, folder: Path, threads: int | None, timeout_in_seconds: float
-) -> str | None:
-    """Fill in the outputs, in place; what kept it from that, or None."""
-    if importlib.util.find_spec("ipykernel") is None:
-        return "ipykernel is not installed (pip install ipykernel)"
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="metric_embed_") as scratch:
-        work = _execute_in_kernel(notebook, folder, Path(scratch), threads)
-        try:
-            _wait_for(work, timeout_in_seconds)
-        except TimeOut:
-            return f"it took more than {timeout_in_seconds:g} s"
-        except Exception as error:  # of nbclient, zmq, traitlets: no reason to lose a run of hours
-            return brief(f"{type(error).__name__}: {error}")
-    logger.info("Notebook: %.1f s", time.perf_counter() - start)
-    return None
-
-
-def _wait_for(work: Coroutine[Any, Any, None], timeout_in_seconds: float) -> None:
-    """Run it in a thread, where nbclient can't put its own handlers of SIGTERM and SIGINT.
-
-    What interrupts the waiting (the timeout, Ctrl-C, `Terminated`) cancels it, which ends its
-    kernel.
-    """
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(work)
+def _is_the_users(path: Path) -> bool:
+    """Whether there is something that `write_notebook` did not write, or that was edited since."""
+    if not os.path.lexists(path):
+        return False
     try:
-        with ThreadPoolExecutor(1, thread_name_prefix="notebook") as pool:
-            future = pool.submit(loop.run_until_complete, task)
-            try:
-                future.result(timeout_in_seconds)
-            except BaseException:
-                loop.call_soon_threadsafe(task.cancel)
-                raise
-    finally:
-        loop.close()
-
-
-async def _execute_in_kernel(
-    notebook: nbformat.NotebookNode, folder: Path, scratch: Path, threads: int | None
-) -> None:
-    manager = AsyncKernelManager(
-        kernel_spec_manager=_ThisPython(),
-        connection_file=str(scratch / "kernel.json"),
-        transport=_transport(scratch),
-    )
-    client = NotebookClient(
-        notebook,
-        km=manager,
-        resources={"metadata": {"path": str(folder)}},
-        timeout=None,
-        startup_timeout=120,
-        allow_errors=True,  # what one cell lacks must not cost all that follow
-        record_timing=False,
-        shutdown_kernel="immediate",
-    )
-    try:
-        await client.async_execute(
-            cleanup_kc=True,
-            env=_environment(scratch, threads),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-    finally:
-        if manager.has_kernel:
-            await manager.shutdown_kernel(now=True)
-
-
-def _transport(scratch: Path) -> str:
-    """Sockets in the file system, which others on the machine can't listen to, where they fit."""
-    return "ipc" if os.name == "posix" and len(str(scratch)) < LONGEST_SOCKET_FOLDER else "tcp"
-
-
-class _ThisPython(KernelSpecManager):
-    """The interpreter that runs this, whatever kernels the user has installed under its name."""
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="Python 3 (ipykernel)", language="python")
-
-
-def _environment(scratch: Path, threads: int | None) -> dict[str, str]:
-    """This process's, but for threads, and for folders where a kernel would leave things."""
-    folders = {name: str(scratch / name.lower()) for name in FOLDERS}
-    settings = {
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # a user may have set Agg
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
-    os.mkdir(folders["MPLCONFIGDIR"])
-    for fonts in Path(matplotlib.get_cachedir()).glob("fontlist-*.json"):  # seconds to make anew
-        shutil.copy(fonts, folders["MPLCONFIGDIR"])
-    limits = {} if threads is None else dict.fromkeys(THREADS, str(threads))
-    return os.environ | folders | settings | limits
+        notebook = nbformat.read(path, as_version=4)
+        return bool(notebook.metadata[MARK]["cells"] != _digest(notebook))
+    except Exception:  # whatever it is, it is not ours
+        return True
 
 
 def _error_in(notebook: nbformat.NotebookNode) -> str | None:

@@ -19,7 +19,6 @@ import pytest
 from conftest import CHOSEN
 from nbclient import NotebookClient
 from running import hashes, run
-from saved_results import add_missing_results
 
 from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.report import notebook as notebook_module
@@ -113,6 +112,28 @@ def test_an_execution_is_bounded_and_the_notebook_is_written_all_the_same(tmp_pa
     nbformat.validate(read(tmp_path / NAME))
 
 
+def test_a_notebook_that_was_edited_stays(tmp_path, caplog):
+    """Also one that merely has the name; ours, executed again by its reader, is replaced."""
+    folder = MetricFolder(tmp_path / "metric_embed.3", 3)
+    folder.path.mkdir()
+    (tmp_path / NAME).write_text("mine")
+    write_notebook(folder, tmp_path, 7, also_into=tmp_path, timeout_in_seconds=0.1)
+    assert (tmp_path / NAME).read_text() == "mine"
+    assert f"{tmp_path / NAME} has been edited" in caplog.text
+
+    ours = read(folder.notebook)
+    cell = next(cell for cell in ours.cells if cell.cell_type == "code")
+    cell.execution_count = 5
+    nbformat.write(ours, folder.notebook)
+    write_notebook(folder, tmp_path, 8, timeout_in_seconds=0.1)
+    assert "KMEANS = 8" in source_of(read(folder.notebook), "settings")
+
+    ours.cells[0].source += "What I think of it."
+    nbformat.write(ours, folder.notebook)
+    write_notebook(folder, tmp_path, 9, timeout_in_seconds=0.1)
+    assert read(folder.notebook) == ours
+
+
 KILLED = """
 import os, signal, sys, threading
 from pathlib import Path
@@ -120,9 +141,9 @@ from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.report.notebook import write_notebook
 from cryodrgn_metric.termination import Terminated, terminable
 folder = MetricFolder(Path(sys.argv[1]), 3)
-threading.Timer(float(sys.argv[2]), os.kill, (os.getpid(), signal.SIGTERM)).start()
 try:
     with terminable():
+        threading.Timer(float(sys.argv[2]), os.kill, (os.getpid(), signal.SIGTERM)).start()
         write_notebook(folder, folder.path.parent, 7)
 except Terminated:
     sys.exit(75)
@@ -185,7 +206,6 @@ def embedded(tmp_path_factory, vae_workdir):
     (workdir / "analyze.2" / "umap.pkl").write_bytes(b"the user's own")
     run(workdir, "--epoch", 2)
     folder = MetricFolder.beside(workdir, 2)
-    add_missing_results(folder, workdir, KMEANS)
     before = hashes(workdir)
     write_notebook(folder, workdir, KMEANS, also_into=workdir / "analyze.2", threads=1)
     return workdir, folder, before
