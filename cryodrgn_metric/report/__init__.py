@@ -1,3 +1,1 @@
-"""What a run shows: its figures."""
-
-__all__ = ["figures", "gallery"]
+"""The report of a run: figures, one html page, a notebook; all from saved results."""

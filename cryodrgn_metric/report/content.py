@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-__all__ = ["FileEntry", "Picture", "Report", "Scatter", "Section", "Table"]
+from cryodrgn_metric.report.drawing import png_of
+
+__all__ = ["FileEntry", "Picture", "Report", "Scatter", "Section", "Table", "shown"]
 
 Column = npt.NDArray[Any]
+
+
+def shown(value: float | None, style: str = ".3f", unit: str = "") -> str:
+    """A number as text; "undefined" for one that is none, as of volumes that are all alike.
+
+    Arguments:
+        value: As from fidelity.json or report.json, where null stands for NaN.
+        style: Of format(); "%" counts in percent.
+        unit: Put behind a number.
+    """
+    if value is None or value != value:
+        return "undefined"
+    text = (
+        format(100 * value, style[:-1] + "f") + " %"
+        if style.endswith("%")
+        else format(value, style)
+    )
+    return text + unit
 
 
 @dataclass(frozen=True)
@@ -27,6 +48,11 @@ class Picture:
     name: str
     figure: Figure
     caption: str
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as PNG, drawn once for the file and the page."""
+        return png_of(self.figure)
 
 
 @dataclass(frozen=True)

@@ -1,122 +1,147 @@
-"""Which figures a run shows: results in, named figures out."""
+"""The whole report: results in, verdict, sections, scatter and files out."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import torch
-from matplotlib.figure import Figure
+import numpy.typing as npt
 
-from cryodrgn_metric.clusters import Clusters
-from cryodrgn_metric.distance_net import DistanceNet
-from cryodrgn_metric.distances.base import PairwiseDistances
-from cryodrgn_metric.reference_spaces import principal_components, umap_of
-from cryodrgn_metric.report.figures import (
-    FloatArray,
-    IntArray,
-    coordinates_figure,
-    distance_net_figure,
-    learning_curves_figure,
-    raw_distance_figure,
-    rotation_angles_figure,
-    sampled_rows,
-    shepard_figure,
-)
-from cryodrgn_metric.so3.rotations import rotation_angle
+from cryodrgn_metric.report.clusters_section import clusters_section
+from cryodrgn_metric.report.comparison_section import comparison_section
+from cryodrgn_metric.report.content import FileEntry, Report, Scatter
+from cryodrgn_metric.report.fidelity_section import fidelity_section
+from cryodrgn_metric.report.landscape_section import landscape_section
+from cryodrgn_metric.report.motion_section import motion_section
+from cryodrgn_metric.report.results import Results
+from cryodrgn_metric.report.rotation_section import rotation_section
+from cryodrgn_metric.report.scatter import scatter_of
+from cryodrgn_metric.report.verdict import judge
 
-__all__ = [
-    "FIGURES",
-    "held_out_figures",
-    "landscape_figures",
-    "rotation_figures",
-    "training_figures",
-]
+__all__ = ["report_of"]
 
-FIGURES = (
-    "shepard",
-    "h_psi",
-    "learning_curves",
-    "rotation_angles",
-    "raw_distance",
-    "z_metric_kmeans",
-    "z_metric_pca",
-    "z_metric_umap",
-)
-"""The names of all figures that a run may draw."""
+Columns = dict[str, npt.NDArray[np.generic]]
+
+_PURPOSES = {
+    "z_metric.pkl": "z' of every particle, (N, d') float32: `cryodrgn graph_traversal`, numpy",
+    "z_metric.csv": "the same as text",
+    "z_metric_umap.pkl": "UMAP of z', (N, 2)",
+    "distances.npz": "measured distances and rotations among the landmarks",
+    "fidelity.json": "the numbers of the first section",
+    "report.json": "the other numbers of this page",
+    "held_out.npz": "the test landmarks in every space",
+    "particles.npz": "stretch, density correction, uncertainty and reach of every particle",
+    "striking_pairs.npz": "the pairs that z misjudges most, with projections",
+    "metric_embed.yaml": "every parameter, version, and the hashes of the inputs",
+    "metric_embed.log": "what the run said",
+    "models": "h_ψ and f_ξ, for `cryodrgn_metric transform`",
+    "cryoDRGN_metric_embed.ipynb": "the notebook, to go on from",
+    "figures": "all figures of this page as PNG",
+    "config.yaml": "makes this folder a workdir: `cryodrgn dashboard`, `cryodrgn filter`, ...",
+}
 
 
-def held_out_figures(
-    z: FloatArray,
-    z_metric: FloatArray,
-    distances: FloatArray,
-    test: IntArray,
-    net: DistanceNet,
-    scores: dict[str, Any],
-) -> dict[str, Figure]:
-    """Shepard diagrams of z and z', and h_psi against Delta, on pairs of test landmarks.
+def report_of(
+    results: Results, covariates: Columns | None = None, other: Results | None = None
+) -> Report:
+    """Draw and judge everything.
 
     Arguments:
-        z, z_metric: Of all landmarks, (L, d) and (L, d').
-        distances: Delta among them, (L, L).
-        test: Rows of the test landmarks.
-        net: h_psi.
-        scores: fidelity.json.
+        results: Of a finished run.
+        covariates: Further columns, (N,) each, to colour the scatter by.
+        other: A second run to compare with.
     """
-    truth = distances[np.ix_(test, test)]
-    upper = np.triu_indices(len(test), 1)
-    predicted = net.predict_matrix(z[test])[upper]
-    spaces = {"z": z[test], "z'": z_metric[test]}
-    shepard = shepard_figure(spaces, truth, {"z": scores["z"], "z'": scores["z_metric"]})
-    return {
-        "shepard": shepard,
-        "h_psi": distance_net_figure(predicted, truth[upper], scores["h_psi"]),
-    }
-
-
-def training_figures(
-    distance_net: dict[str, list[float]], metric_map: dict[str, list[float]]
-) -> dict[str, Figure]:
-    """Learning curves of h_psi and f_xi, from their `history_`."""
-    return {"learning_curves": learning_curves_figure(distance_net, metric_map)}
-
-
-def rotation_figures(pairs: PairwiseDistances) -> dict[str, Figure]:
-    """Optimal rotation angles, and raw distance against Delta, over all landmark pairs."""
-    upper = np.triu_indices(len(pairs.distances), 1)
-    angles = np.degrees(rotation_angle(torch.from_numpy(pairs.rotations[upper])).numpy())
-    return {
-        "rotation_angles": rotation_angles_figure(angles),
-        "raw_distance": raw_distance_figure(pairs.raw_distances[upper], pairs.distances[upper]),
-    }
-
-
-def landscape_figures(
-    z_metric: FloatArray, clusters: Clusters, seed: int, skip_umap: bool
-) -> dict[str, Figure]:
-    """z' coloured by k-means, its PCA, and its UMAP (of at most 50,000 particles)."""
-    centers = clusters.centers_ind
-    name = "z' {} (units of Δ)"
-    second = name.format(2) if z_metric.shape[1] > 1 else "(spread for view)"
-    drawn = {
-        "z_metric_kmeans": coordinates_figure(
-            z_metric,
-            f"z' of every particle, {len(clusters)} k-means clusters",
-            (name.format(1), second),
-            clusters.labels,
-            centers,
-            seed,
-        )
-    }
-    components, shares = principal_components(z_metric)
-    labels = [f"PC{i + 1} of z' (units of Δ, {100 * s:.0f} %)" for i, s in enumerate(shares)]
-    drawn["z_metric_pca"] = coordinates_figure(
-        components, "PCA of z', density of particles", (labels[0], [*labels, second][1])
+    judgements = judge(results)
+    sections = [
+        fidelity_section(results),
+        rotation_section(results),
+        landscape_section(results),
+        motion_section(results),
+        clusters_section(results),
+    ]
+    if other is not None:
+        sections.append(comparison_section(results, other))
+    return Report(
+        title=f"{results.workdir.path.name}, {_epoch(results)}",
+        verdict=[judgement.sentence for judgement in judgements],
+        grades=[judgement.grade for judgement in judgements],
+        facts=_facts(results),
+        sections=sections,
+        scatter=_scatter(results, covariates or {}),
+        files=_files(results),
     )
-    if not skip_umap and z_metric.shape[1] > 1:
-        rows = sampled_rows(len(z_metric), seed)
-        points = umap_of(z_metric[rows], 2, seed)
-        drawn["z_metric_umap"] = coordinates_figure(
-            points, "UMAP of z'", ("UMAP 1", "UMAP 2"), clusters.labels[rows]
-        )
-    return drawn
+
+
+def _epoch(results: Results) -> str:
+    epoch = results.workdir.epoch
+    return "last epoch" if epoch is None else f"epoch {epoch}"
+
+
+def _facts(results: Results) -> dict[str, str]:
+    parameters, config = results.parameters, results.parameters["config"]
+    box, apix = parameters["box"], parameters["apix_in_angstroms"]
+    return {
+        "particles": f"{len(results.labels):,}",
+        "landmarks": f"{len(results.landmarks['landmark_rows'])}, of which "
+        f"{results.fidelity['test_landmarks']} held out",
+        "dimensions": f"{results.workdir.latents.shape[1]} of z, {results.dimension} of z'",
+        "volumes compared": f"box {box}, {apix:.3g} Å per voxel",
+        "distance": f"{config['distances']['distance']}, lmax {parameters['lmax']}",
+        "version": f"cryodrgn_metric {parameters['version']}",
+    }
+
+
+def _scatter(results: Results, covariates: Columns) -> Scatter:
+    z, z_metric = results.workdir.latents, results.z_metric
+    axes: Columns = {f"z' {i + 1}": column for i, column in enumerate(z_metric.T)}
+    if results.dimension > 1:
+        axes |= {f"PC{i + 1} of z'": column for i, column in enumerate(results.components[0].T)}
+    if results.umap is not None:
+        axes |= {f"UMAP{i + 1} of z'": column for i, column in enumerate(results.umap.T)}
+    axes |= {f"z {i + 1}": column for i, column in enumerate(z.T)}
+    colors: Columns = {
+        "HDBSCAN cluster": results.densest,
+        "local stretch": results.particles["stretch"],
+        "density correction": results.particles["density_correction"],
+        "distance to the nearest landmark": results.particles["landmark_distance"],
+    }
+    if "uncertainty" in results.particles:
+        colors["uncertainty of z'"] = results.particles["uncertainty"]
+    colors |= {f"z {i + 1}": column for i, column in enumerate(z.T)}
+    covariates = {
+        f"{name} (covariate)" if name in colors or name == "cluster" else name: column
+        for name, column in covariates.items()
+    }
+    return scatter_of(
+        results.workdir.particle_indices,
+        results.labels,
+        axes,
+        colors | covariates,
+        seed=results.seed,
+    )
+
+
+def _files(results: Results) -> list[FileEntry]:
+    folder = results.folder
+    found = [FileEntry(name, purpose) for name, purpose in _PURPOSES.items()]
+    kmeans = folder.kmeans(results.cluster_count)
+    found.append(FileEntry(_relative(kmeans, folder.path), "clusters, volumes, particles' files"))
+    densest = _relative(folder.hdbscan_labels, folder.path)
+    found.append(FileEntry(densest, "clusters by density, -1 where there is none"))
+    view = "what cryoDRGN's tools plot as UMAP1 and UMAP2"
+    found.append(FileEntry(_relative(folder.umap, folder.path), view))
+    landscape = "z' on the dashboard's 3-D page"
+    found.append(FileEntry(_relative(folder.landscape, folder.path), landscape))
+    for path in results.paths:
+        found.append(FileEntry(_relative(path.folder.path, folder.path), f"path: {path.title}"))
+    to_come = {folder.parameters, folder.notebook, folder.figures}  # of a run that is ending
+
+    def is_there(entry: FileEntry) -> bool:
+        path = folder.path / entry.path
+        return path in to_come or path.exists()
+
+    return list(filter(is_there, found))
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup, escape
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 from cryodrgn_metric import __version__
@@ -27,11 +25,6 @@ __all__ = ["page_of", "write_page"]
 
 Array = npt.NDArray[Any]
 
-# Sharp on a screen of twice the usual density, yet some 100 kB; wide figures lose resolution
-# before they lose their place on the page.
-DPI = 150
-MOST_PIXELS_ACROSS = 1800
-MOST_PIXELS_DOWN = 4000
 CSS_PIXELS_PER_INCH = 96
 
 MOST_CATEGORIES = 60  # beyond, integers become a scale, and text its most frequent and "others"
@@ -126,19 +119,11 @@ def _image(picture: Picture) -> dict[str, Any]:
     """What its <img> needs; the alternative text is the caption's first sentence."""
     width, height = picture.figure.get_size_inches()
     return {
-        "source": "data:image/png;base64," + base64.b64encode(_png(picture.figure)).decode(),
+        "source": "data:image/png;base64," + base64.b64encode(picture.png).decode(),
         "width": round(width * CSS_PIXELS_PER_INCH),
         "height": round(height * CSS_PIXELS_PER_INCH),
         "alt": re.split(r"(?<=[.!?])\s", picture.caption, maxsplit=1)[0],
     }
-
-
-def _png(figure: Figure) -> bytes:
-    width, height = figure.get_size_inches()
-    dpi = min(DPI, MOST_PIXELS_ACROSS / width, MOST_PIXELS_DOWN / height)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi)
-    return file.getvalue()
 
 
 # -- the columns of the scatter, for scatter.js

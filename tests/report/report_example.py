@@ -1,13 +1,16 @@
 """A report such as a run makes: a curved motion of two ends, real figures, hostile names."""
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from cryodrgn_metric.report.content import FileEntry, Picture, Report, Section, Table
-from cryodrgn_metric.report.figures import (
-    coordinates_figure,
-    raw_distance_figure,
-    rotation_angles_figure,
-    shepard_figure,
+from cryodrgn_metric.report.drawing import (
+    INK,
+    cluster_colors,
+    diagonal,
+    pair_cloud,
+    panels,
+    particle_cloud,
 )
 from cryodrgn_metric.report.scatter import scatter_of
 
@@ -44,23 +47,28 @@ def example_scatter(count, most=20_000):
 
 
 def example_pictures():
-    """Figures of one panel and of four, by the package's own functions."""
-    z_metric, clusters, stretch = columns(400)
+    """Figures of one panel and of four, drawn as the report's are."""
+    z_metric, clusters, _ = columns(400)
     generator = np.random.default_rng(1)
-    truth = np.linalg.norm(z_metric[:, None, :2] - z_metric[None, :, :2], axis=-1)[:60, :60]
-    noise = {"z": 6.0, "PCA": 3.0, "UMAP": 2.0, "z'": 0.3}
-    spaces = {k: z_metric[:60] + generator.normal(0, s, (60, 3)) for k, s in noise.items()}
-    scores = {k: {"stress1": s / 10, "spearman": 1 - s / 10} for k, s in noise.items()}
-    upper = truth[np.triu_indices(60, 1)]
-    axes = ("z' 1 (units of Δ)", "z' 2 (units of Δ)")
-    centers = np.array([np.flatnonzero(clusters == c)[0] for c in np.unique(clusters)])
+    truth = pdist(z_metric[:60, :2])
+    shepard, axes = panels(2, "Shepard diagrams", rows=2)
+    for axis, (name, noise) in zip(
+        axes, {"z": 6, "PCA": 3, "UMAP": 2, "z'": 0.3}.items(), strict=True
+    ):
+        pair_cloud(axis, truth, pdist(z_metric[:60] + generator.normal(0, noise, (60, 3))))
+        axis.set_title(name)
+    raw_distance, (axis,) = panels(1, "Raw distance against Δ")
+    pair_cloud(axis, truth + generator.gamma(2, 2, truth.shape), truth)
+    diagonal(axis, float(truth.max()), "nothing to turn")
+    angles, (axis,) = panels(1, "Rotation angles", height=3.4)
+    axis.hist(180 * generator.beta(1, 6, 5000), bins=60, color=INK)
+    clustered, (axis,) = panels(1, "z', 20 clusters", width=6.4)
+    particle_cloud(axis, *z_metric[:, :2].T, cluster_colors(clusters))
     return {
-        "shepard": shepard_figure(spaces, truth, scores),
-        "raw_distance": raw_distance_figure(upper + generator.gamma(2, 2, upper.shape), upper),
-        "rotation_angles": rotation_angles_figure(180 * generator.beta(1, 6, 5000)),
-        "z_metric_kmeans": coordinates_figure(
-            z_metric, "z', 20 clusters", axes, clusters, centers
-        ),
+        "shepard": shepard,
+        "raw_distance": raw_distance,
+        "rotation_angles": angles,
+        "z_metric_kmeans": clustered,
     }
 
 

@@ -79,7 +79,7 @@ def test_the_verdict_comes_first_then_contents_scatter_sections_files(page):
     assert page.texts("title") == page.texts("h1")
     assert page.texts("h2") == [
         "Verdict",
-        "Every particle",
+        "Particle by particle",
         "Can z' be trusted?",
         "Where rotation was hiding",
         "Landscape",
@@ -240,7 +240,7 @@ def test_a_report_without_pictures_tables_and_files():
     scatter = Scatter(np.arange(3), np.zeros(3, int), {"x": np.zeros(3)}, {}, 3)
     section = Section("empty", "Empty", [], tables=[Table("nothing", ["a"], [])])
     page = Reader(page_of(Report("t", [], [], {}, [section], scatter)))
-    assert page.texts("h2") == ["Verdict", "Every particle", "Empty"]
+    assert page.texts("h2") == ["Verdict", "Particle by particle", "Empty"]
 
 
 def test_the_same_report_gives_the_same_bytes(text):

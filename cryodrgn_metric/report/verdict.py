@@ -1,0 +1,147 @@
+"""The verdict: three plain sentences computed from the numbers, by the thresholds written here.
+
+docs/report.md repeats the thresholds; tests/report/test_verdict.py holds both together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryodrgn_metric.report.content import shown
+from cryodrgn_metric.report.results import Results
+
+__all__ = ["THRESHOLDS", "Judgement", "judge"]
+
+THRESHOLDS = {
+    "stress-1 of z'": (0.15, 0.30),
+    "median error of h_psi": (0.08, 0.20),
+    "share of rotation": (0.05, 0.30),
+    "median Delta / |V|": (0.10, 0.05),
+    "outside the landmarks' reach": (0.02, 0.10),
+}
+"""Up to the first value (for Delta: from it on) a number is good, up to the second it is fair.
+
+A number that is undefined, as of volumes that are all alike, is poor.
+"""
+
+_ENOUGH = 0.9  # of the variance of z'
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One sentence, and "good", "fair" or "poor"."""
+
+    sentence: str
+    grade: str
+
+
+def judge(results: Results) -> list[Judgement]:
+    """Can z' be trusted, what did rotation do to z, and what moves.
+
+    Arguments:
+        results: Of a finished run.
+
+    Returns:
+        Three judgements, in this order.
+    """
+    return [_trust(results), _rotation(results), _motion(results)]
+
+
+def _grade(name: str, value: float | None) -> str:
+    first, second = THRESHOLDS[name]
+    if value is None:
+        return "poor"
+    if first > second:  # more is better
+        value, first, second = -value, -first, -second
+    return "good" if value <= first else "fair" if value <= second else "poor"
+
+
+def _worse(*grades: str) -> str:
+    return max(grades, key=("good", "fair", "poor").index)
+
+
+def _trust(results: Results) -> Judgement:
+    ours, z = results.fidelity["z_metric"], results.fidelity["z"]
+    error = results.fidelity["h_psi"]["median_relative_error"]
+    stress = ours["stress1_unscaled"]
+    grade = _worse(_grade("stress-1 of z'", stress), _grade("median error of h_psi", error))
+    opening = {
+        "good": "Distances in z' can be read off the plot",
+        "fair": "Distances in z' are roughly right",
+        "poor": "Distances in z' cannot be trusted",
+    }[grade]
+    numbers = (
+        "on volumes that no model has seen they differ from the measured Δ by "
+        f"{shown(stress, '.0%')} (stress-1) and rank pairs with a Spearman correlation of "
+        f"{shown(ours['spearman'], '.2f')} (z: {shown(z['spearman'], '.2f')})"
+    )
+    return Judgement(f"{opening}: {numbers}{_advice(results, grade, error)}.", grade)
+
+
+def _advice(results: Results, grade: str, error: float | None) -> str:
+    if grade == "good" or error is None:
+        return ""
+    if _grade("median error of h_psi", error) == "good":
+        return f"; h_ψ is fine ({shown(error, '.1%')}), so try --dim {results.dimension + 1}"
+    return f"; h_ψ itself is {shown(error, '.0%')} off, so try more --landmarks"
+
+
+def _rotation(results: Results) -> Judgement:
+    rotation = results.summary["rotation"]
+    share, drift = rotation["share"], rotation["drift"]
+    grade = _grade("share of rotation", share)
+    if share is None:
+        return Judgement("Nothing turned: the volumes are all alike.", "good")
+    opening = {
+        "good": "Rotation was hardly hiding in z",
+        "fair": "Some rotation was hiding in z",
+        "poor": "Much of what z shows is rotation",
+    }[grade]
+    text = (
+        f"{opening}: {shown(share, '.0%')} of the squared distance between volumes goes away when "
+        f"they are turned (median angle {rotation['median_angle_in_degrees']:.1f} degrees)"
+    )
+    if drift["score"] is not None:
+        known = max(drift["score"], 0.0)
+        text += f", and z predicts {shown(known, '.0%')} of how they are turned"
+    closing = "" if grade == "good" else "; read distances in z', not in z"
+    return Judgement(f"{text}{closing}.", grade)
+
+
+def _motion(results: Results) -> Judgement:
+    size = results.relative_distance
+    grade = _grade("median Delta / |V|", size)
+    if grade == "poor":
+        return Judgement(
+            f"The volumes hardly differ once they are turned: the median Δ is {100 * size:.1f} % "
+            "of a volume's norm, so what z' shows may be noise; compare with a replicate before "
+            "you interpret it.",
+            grade,
+        )
+    shares = _variance_shares(results)
+    count = int(np.searchsorted(np.cumsum(shares), _ENOUGH) + 1)
+    islands = int(results.densest.max()) + 1
+    outside = results.summary["reach"]["outside_share"]
+    part = f" ({100 * shares[:count].sum():.0f} % of its variance)"
+    text = (
+        f"The volumes differ by a median of {100 * size:.0f} % of their norm; the motion takes "
+        f"{count} of the {results.dimension} dimensions of z'"
+        f"{part if count < results.dimension else ''}, and particles form "
+        f"{_islands_in_words(islands)}; {shown(outside, '.1%')} of them lie where no landmark is "
+        "near."
+    )
+    return Judgement(text, _worse(grade, _grade("outside the landmarks' reach", outside)))
+
+
+def _islands_in_words(count: int) -> str:
+    if count == 0:
+        return "no dense islands"
+    return "one dense island" if count == 1 else f"{count} dense islands"
+
+
+def _variance_shares(results: Results) -> np.ndarray:
+    points = results.z_metric.astype(np.float64)
+    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(points.T)))[::-1]
+    return np.asarray(values / max(values.sum(), 1e-30))
