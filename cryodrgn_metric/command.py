@@ -17,6 +17,7 @@ $ cryodrgn metric_embed my_workdir -d 128 --mask mask_128.mrc --low-pass 8
 See also
 --------
 `cryodrgn_metric embed` is this command for where Python's start-up hooks are off
+`cryodrgn_metric report` for making the report again, and for comparing two runs
 `cryodrgn_metric transform` for embedding other latents of the same model
 `cryodrgn_metric sbatch` for a Slurm job that runs this command
 
@@ -47,7 +48,7 @@ from cryodrgn_metric.errors import MetricError, OutputError
 # `cryodrgn` imports this module whatever its user typed: torch, numpy and everything above them
 # are imported by the functions that need them.
 
-__all__ = ["add_args", "embed_config", "exit_statuses", "main"]
+__all__ = ["add_args", "device", "embed_config", "exit_statuses", "main"]
 
 TO_GO_ON = "what was finished is saved: type the same again, without --restart, to go on"
 
@@ -82,6 +83,11 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--skip-umap", action="store_true", help="Skip running UMAP")
     parser.add_argument(
+        "--skip-report",
+        action="store_true",
+        help="Skip figures, report.html and the notebook; `cryodrgn_metric report` makes them",
+    )
+    parser.add_argument(
         "--seed",
         type=int,
         default=EmbedConfig.seed,
@@ -89,7 +95,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
-        type=_device,
+        type=device,
         help="Torch device, or the number of a CUDA device (default: CUDA where there is one)",
     )
     parser.add_argument(
@@ -211,8 +217,9 @@ def _add_output_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--invert", action="store_true", help="Invert contrast of output volumes")
 
 
-def _device(text: str) -> str:
-    return f"cuda:{text}" if text.isdecimal() else text  # a number, as `cryodrgn analyze` takes
+def device(text: str) -> str:
+    """A torch device as typed: a number is a CUDA device, as for `cryodrgn analyze`."""
+    return f"cuda:{text}" if text.isdecimal() else text
 
 
 def _thread_count(text: str) -> int:
@@ -236,6 +243,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
         device=args.device,
         threads=args.threads,
         restart=args.restart,
+        skip_report=args.skip_report,
         landmarks=LandmarkConfig(args.landmarks, args.sampling, args.ind),
         volumes=VolumeConfig(
             downsample=args.downsample,

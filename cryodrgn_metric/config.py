@@ -6,8 +6,10 @@ argparse.Namespace. All of them together are written to metric_embed.yaml.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 from cryodrgn_metric.errors import ArgumentError
 
@@ -153,6 +155,7 @@ class EmbedConfig:
     device: str | None = None
     threads: int | None = None
     restart: bool = False  # believe nothing that an earlier run has finished
+    skip_report: bool = False
     landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
     volumes: VolumeConfig = field(default_factory=VolumeConfig)
     distances: DistanceConfig = field(default_factory=DistanceConfig)
@@ -164,3 +167,26 @@ class EmbedConfig:
         _require(
             0 <= self.seed < 2**32, f"--seed must be a number from 0 to 2^32 - 1; got {self.seed}."
         )
+
+    @classmethod
+    def from_saved(cls, saved: Mapping[str, Any]) -> EmbedConfig:
+        """The question that an earlier run answered, from `config` of metric_embed.yaml.
+
+        Raises:
+            ArgumentError: It is not what this version saves.
+        """
+        stages = {
+            "landmarks": LandmarkConfig,
+            "volumes": VolumeConfig,
+            "distances": DistanceConfig,
+            "distance_net": DistanceNetConfig,
+            "metric_map": MetricMapConfig,
+            "clusters": ClusterConfig,
+        }
+        try:
+            parts = {name: stage(**saved[name]) for name, stage in stages.items()}
+            return cls(**{**saved, **parts})
+        except (KeyError, TypeError) as error:
+            raise ArgumentError(
+                f"metric_embed.yaml is not of this version ({error}); run metric_embed again."
+            ) from error

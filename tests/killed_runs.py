@@ -22,10 +22,14 @@ STAGES = (
     "h_psi",
     "f_xi",
     "transform",
+    "fidelity",
     "clusters",
     "representative volumes",
-    "fidelity",
-    "figures",
+    "pose drift",
+    "local geometry",
+    "motion",
+    "overlay",
+    "report",
 )
 
 _context = multiprocessing.get_context("forkserver")

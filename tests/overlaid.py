@@ -3,15 +3,15 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 from conftest import run_cryodrgn
-from cryodrgn import utils
 from running import hashes, run
 
 from cryodrgn_metric import open_workdir
 from cryodrgn_metric.metric_folder import MetricFolder
-from cryodrgn_metric.overlay import write_guests, write_overlay
-from cryodrgn_metric.view import view_of
+from cryodrgn_metric.runlog import logging_kept
+
+with logging_kept():  # to import cryoDRGN silences the loggers there are
+    from cryodrgn import utils
 
 CLUSTERS = 4  # of z', as running.SMALL has it; of z, by cryoDRGN's analysis, 3
 ANALYSIS = ["--pc", 2, "--n-per-pc", 2, "--ksample", 3]
@@ -37,7 +37,6 @@ class Overlaid:
         self.before = hashes(self.workdir)
         run(self.workdir, "--dim", dimension, *options)
         self.folder = MetricFolder(self.workdir / "metric_embed.2", 2)
-        _stand_in(self)
 
     @property
     def path(self):
@@ -55,15 +54,3 @@ class Overlaid:
     @property
     def view(self):
         return utils.load_pkl(self.folder.umap)
-
-
-def _stand_in(made):
-    """What the pipeline will do itself: then this function goes."""
-    workdir = open_workdir(made.workdir)
-    view = view_of(made.z_metric, 0, skip_umap=True)
-    write_overlay(made.folder, workdir, made.z_metric, view, made.labels)
-    write_guests(workdir, made.z_metric, made.labels)
-    for component in (1, 2):
-        table = made.folder.principal_path(component).z_values
-        table.parent.mkdir(exist_ok=True)
-        np.savetxt(table, workdir.latents[:5])

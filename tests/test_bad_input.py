@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import BOX, PARTICLES
-from running import run, unchanged
+from running import SMALL, run, unchanged
 
 from cryodrgn_metric import align, pairwise_distances
 from cryodrgn_metric.errors import VolumeError
@@ -312,7 +312,16 @@ def test_the_workdir_or_what_holds_it_is_no_output_folder(copied, capsys, where)
 
 
 @pytest.mark.parametrize(
-    "inside", ["analyze.2", "analyze.2/kmeans4", "figures", "models", "cache"]
+    "inside",
+    [
+        "analyze.2",
+        "analyze.2/kmeans4",
+        "analyze.2/pc1",
+        "landscape.2",
+        "figures",
+        "models",
+        "cache",
+    ],
 )
 def test_nothing_is_written_through_a_link_in_our_folder(copied, capsys, inside):
     """Where the user has linked a folder of ours to one of hers, hers stays as it is."""
@@ -386,7 +395,7 @@ def in_small_disk(folder, size, mode, before, *arguments):
         )
 
 
-EMBED = ("--landmarks", "30", "--ksample", "3", "--skip-umap", "--threads", "1")
+EMBED = (*SMALL, "--landmarks", "30", "--ksample", "3")
 
 
 @pytest.fixture
@@ -411,10 +420,10 @@ def test_a_full_disk_is_refused_before_anything_is_computed(vae_workdir, disk):
     assert "Decoding" not in done.stdout
 
 
-# A watcher fills the disk once the run decodes. Then room is made, and the command typed again.
+# A watcher fills the disk once a stage begins. Then room is made, and the command typed again.
 FILL_UP = r"""
 watch() {
-    until grep -q 'volumes \.\.\.' "$FOLDER/o/metric_embed.log" 2>/dev/null; do sleep 0.01; done
+    until grep -q 'STAGE \.\.\.' "$FOLDER/o/metric_embed.log" 2>/dev/null; do sleep 0.01; done
     dd if=/dev/zero of="$FOLDER/filler" bs=64k 2>/dev/null || true
 }
 watch & "$@" || echo "status $?" >&2
@@ -424,8 +433,12 @@ rm "$FOLDER/filler"
 """
 
 
-def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_run_goes_on(vae_workdir, disk):
-    done = in_small_disk(disk, "24m", ":", FILL_UP, "embed", vae_workdir, "-o", disk / "o", *EMBED)
+@pytest.mark.parametrize("stage", ["volumes", pytest.param("motion", marks=pytest.mark.slow)])
+def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_run_goes_on(
+    vae_workdir, disk, stage
+):
+    fill_up = FILL_UP.replace("STAGE", stage)
+    done = in_small_disk(disk, "24m", ":", fill_up, "embed", vae_workdir, "-o", disk / "o", *EMBED)
     assert done.returncode == 0, done.stderr
     assert "status 2" in done.stderr and "cannot be written: No space left" in done.stderr
     assert "Traceback" not in done.stderr
@@ -447,7 +460,7 @@ def test_odd_names_are_only_names(vae_workdir, tmp_path, monkeypatch, name):
     folder = workdir / "metric_embed.2"
     parameters = yaml.safe_load((folder / "metric_embed.yaml").read_text(encoding="utf-8"))
     assert parameters["config"]["workdir"] == str(workdir)
-    assert (folder / "z_metric.pkl").exists() and len(list(folder.rglob("vol_*.mrc"))) == 4
+    assert (folder / "z_metric.pkl").exists() and len(list(folder.rglob("kmeans4/vol_*.mrc"))) == 4
     assert os.listdir(tmp_path) == [name]
 
 
@@ -471,6 +484,6 @@ def test_programs_that_are_started_would_be_seen(source):
 
 
 def test_no_shell_string_is_ever_built():
-    """Nothing in the package starts a shell, or a program at all."""
+    """Nothing in the package starts a shell, nor a program; jupyter_client a notebook's kernel."""
     for path in (ROOT / "cryodrgn_metric").rglob("*.py"):
         assert not starts_a_program(path.read_text()), path

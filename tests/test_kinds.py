@@ -33,6 +33,7 @@ from cryodrgn_metric.workdir import open_workdir
 WITH_LATENTS = [name for name in KINDS if name not in WITHOUT_LATENTS]
 HARTLEY = ("pose_sgd", "abinit_het_old", "abinit", "abinit_ind", "abinit_geom")
 TINY = ["--landmarks", "20", "--ksample", "3", "--skip-umap", "--threads", "1", "-d", "16"]
+TINY += ["--skip-report"]
 
 
 def numbers_of(name):

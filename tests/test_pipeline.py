@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import re
 import shutil
 from dataclasses import replace
 from importlib import resources
@@ -23,6 +24,7 @@ from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.fidelity import MEASURES
 from cryodrgn_metric.pipeline import embed
 from cryodrgn_metric.so3.conventions import mirrored, spherical_window, windowed
+from cryodrgn_metric.volumes import write_cluster_volumes
 from cryodrgn_metric.workdir import open_workdir
 
 
@@ -42,17 +44,10 @@ def folder(workdir):
 def test_every_promised_file_is_there_and_nothing_else(folder):
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     found = {name for name in found if not name.startswith("cache/")}  # test_resume.py
-    figures = {
-        "h_psi",
-        "learning_curves",
-        "raw_distance",
-        "rotation_angles",
-        "shepard",
-        "z_metric_kmeans",
-        "z_metric_pca",
-    }
     kmeans = {"labels.pkl", "centers.txt", "centers_ind.txt"}
     kmeans |= {f"vol_{number:03d}.mrc" for number in range(1, 5)}
+    kmeans |= {f"ind_cluster{label}.pkl" for label in range(4)}
+    path = {"path.npz", "z_values.txt", "ind.txt", "movie.cxc"}
     expected = {
         "metric_embed.yaml",
         "metric_embed.lock",
@@ -61,15 +56,38 @@ def test_every_promised_file_is_there_and_nothing_else(folder):
         "z_metric.csv",
         "distances.npz",
         "fidelity.json",
+        "held_out.npz",
+        "particles.npz",
+        "report.json",
+        "striking_pairs.npz",
         *(
             f"models/{name}.{kind}"
             for name in ("h_psi", "f_xi")
             for kind in ("safetensors", "yaml")
         ),
-        *(f"figures/{name}.png" for name in figures),
         *(f"analyze.2/kmeans4/{name}" for name in kmeans),
+        *(f"analyze.2/pc{component}/{name}" for component in (1, 2) for name in path),
+        "analyze.2/hdbscan/labels.pkl",
+        "analyze.2/umap.pkl",
+        *("config.yaml", "run.log", "weights.2.pkl", "z.2.pkl"),  # the overlay workdir
+        *(
+            f"landscape.2/landscape_full/{name}.pkl"
+            for name in (
+                "full_clustering/cluster_labels",
+                "ind.sampled",
+                "umap_vol_pca",
+                "vol_pca_all",
+                "z.sampled",
+            )
+        ),
     }
-    assert found == expected
+    volumes = {name for name in found if re.fullmatch(r"analyze\.2/p\w+/vol_\d{3}\.mrc", name)}
+    branches = {name for name in found if name.startswith("analyze.2/path_")} - volumes
+    assert found - volumes - branches == expected
+    between = {name.split("/")[1] for name in branches}
+    assert len(between) == 3  # a tree of the four clusters
+    assert branches == {f"analyze.2/{name}/{one}" for name in between for one in path}
+    assert {name.split("/")[1] for name in volumes} == between | {"pc1", "pc2"}
 
 
 def test_z_metric_is_one_pickle_and_the_csv_agrees(folder):
@@ -236,11 +254,13 @@ def test_box_changes_delta_only_through_resolution(workdir, tmp_path):
 
 
 def test_precision_is_of_delta_and_not_of_written_volumes(workdir, tmp_path, monkeypatch):
-    written, distances, said = [], {}, {}
-    monkeypatch.setattr(
-        "cryodrgn_metric.frame.write_cluster_volumes",
-        lambda decoder, *_, **__: written.append(decoder.dtype),
-    )
+    written, distances, said = set(), {}, {}
+
+    def write(decoder, *arguments, **options):
+        written.add(decoder.dtype)
+        write_cluster_volumes(decoder, *arguments, **options)
+
+    monkeypatch.setattr("cryodrgn_metric.frame.write_cluster_volumes", write)
     monkeypatch.setattr("cryodrgn_metric.measurement.bfloat16_gain", lambda: 0.7)
     for precision in ("float32", "bfloat16"):
         config = replace(
@@ -254,7 +274,7 @@ def test_precision_is_of_delta_and_not_of_written_volumes(workdir, tmp_path, mon
     # rounding is relative to |V|, of which the median Delta is a fiftieth after two epochs:
     # single pairs err by 2 % of that median
     assert 0 < np.median(error) < 0.01 * np.median(distances["float32"])
-    assert written == [torch.float32] * 2
+    assert written == {torch.float32}
     assert "--precision bfloat16 is 0.7 times as fast" in said["bfloat16"]
     assert "--precision" not in said["float32"]
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import random
 import re
 import shutil
@@ -13,16 +14,22 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import mrcfile
+import nbformat
 import numpy as np
 import pytest
 import yaml
+from conftest import quiet
 from killed_runs import STAGES, run_in_process
-from running import SMALL, hashes, options_of, run, unchanged
+from running import FEW, GUESTS, SMALL, hashes, options_of, run, unchanged
 
 from cryodrgn_metric import command
 from cryodrgn_metric.artifacts import save_pickle
 from cryodrgn_metric.config import DistanceNetConfig, MetricMapConfig
 from cryodrgn_metric.errors import FolderBusyError
+from cryodrgn_metric.folder_lock import locked
+from cryodrgn_metric.pipeline import embed
+from cryodrgn_metric.safe_files.pickles import load_pickle
 
 ROOT = Path(__file__).parents[1]
 KILLS = 20
@@ -35,13 +42,13 @@ def workdir(tmp_path_factory, vae_workdir):
     return copy
 
 
-def small_config(workdir, outdir, *options):
+def small_config(workdir, outdir, *options, small=SMALL):
     """A run of few landmarks, kept in several blocks of pairs, with nets that train at once."""
-    given = (*SMALL, "--landmarks", "40", "--device", "cpu", *options)
+    given = (*small, "--landmarks", "40", "--device", "cpu", *options)
     config = command.embed_config(options_of(workdir, *given))
     return replace(
         config,
-        outdir=str(outdir),
+        outdir=str(outdir) if outdir else None,
         distances=replace(config.distances, pairs_per_tile=64, pairs_per_block=256),
         distance_net=DistanceNetConfig(max_epochs=30),
         metric_map=MetricMapConfig(steps=200),
@@ -68,6 +75,8 @@ def results(folder):
 def loadable(folder):
     """Open every file under a final name: none may be half of one."""
     for path in folder.rglob("*"):
+        if path.is_symlink():  # of the overlay, to the user's own
+            continue
         if path.suffix == ".npz":
             with np.load(path) as arrays:
                 assert all(len(arrays[name]) for name in arrays.files)
@@ -75,6 +84,14 @@ def loadable(folder):
             np.load(path, allow_pickle=False)
         elif path.suffix in (".yaml", ".json"):
             assert yaml.safe_load(path.read_text()) is not None
+        elif path.suffix == ".pkl":
+            load_pickle(path)
+        elif path.suffix == ".mrc":
+            mrcfile.read(path)
+        elif path.suffix in (".cxc", ".html", ".txt"):
+            assert path.read_text().rstrip().endswith("</html>") or path.suffix != ".html"
+        elif path.suffix == ".ipynb":
+            nbformat.validate(nbformat.read(path, as_version=4))
 
 
 def drafts(folder):
@@ -93,25 +110,45 @@ def undisturbed(workdir, tmp_path_factory):
 # -- SIGKILL
 
 
-def kill_and_go_on(workdir, folder, undisturbed, stage, moment):
-    """Kill a run at a share of a stage's usual time; the stage it died in, after all checks."""
+def kill_and_go_on(config, undisturbed, stage, moment):
+    """Kill a run at a share of a stage's usual time; the stage it died in, after all checks.
+
+    None if it was finished: metric_embed.yaml is written last.
+    """
     usual = json.loads((undisturbed / "fidelity.json").read_text())["timings_in_seconds"]
-    config = small_config(workdir, folder)
-    with unchanged(workdir):
+    folder = Path(config.outdir)
+    with unchanged(config.workdir):
         died_in = run_in_process(config, stage, moment * usual[stage]).killed_in
         loadable(folder)
-        assert not (folder / "metric_embed.yaml").exists() or died_in is None
+        if (folder / "metric_embed.yaml").exists():  # it was killed, if at all, on its way out
+            assert results(folder) == results(undisturbed)
+            died_in = None
         assert run_in_process(config).exit_code == 0
     assert not drafts(folder)
     assert results(folder) == results(undisturbed)
     return died_in
 
 
-@pytest.mark.parametrize("stage", ["volumes", "distances"])
-def test_a_killed_run_goes_on(workdir, undisturbed, tmp_path, stage):
-    assert kill_and_go_on(workdir, tmp_path, undisturbed, stage, 0.5) in STAGES
+@pytest.mark.parametrize(("stage", "moment"), [("distances", 0.5), ("motion", 0.1)])
+def test_a_killed_run_goes_on(workdir, undisturbed, tmp_path, stage, moment):
+    config = small_config(workdir, tmp_path)
+    assert kill_and_go_on(config, undisturbed, stage, moment) in STAGES
     log = (tmp_path / "metric_embed.log").read_text()
     assert log.count("landmarks ...") == 2
+
+
+def test_nothing_of_a_killed_run_with_other_options_stays(workdir, undisturbed, tmp_path):
+    """Nor does the folder pass for finished, though it was before."""
+    folder = tmp_path / "again"
+    shutil.copytree(undisturbed, folder, symlinks=True)
+    assert (folder / "metric_embed.yaml").exists()
+    others = small_config(workdir, folder, "--ksample", "6")
+    assert run_in_process(others, "overlay").killed_in == "overlay"
+    assert not (folder / "metric_embed.yaml").exists()
+    new = set(hashes(folder / "analyze.2")) - set(hashes(undisturbed / "analyze.2"))
+    assert "kmeans6/labels.pkl" in new and any(name.startswith("path_") for name in new)
+    assert run_in_process(small_config(workdir, folder)).exit_code == 0
+    assert results(folder) == results(undisturbed)
 
 
 @pytest.mark.slow
@@ -119,12 +156,14 @@ def test_killed_at_twenty_random_moments_every_stage_at_least_twice(
     workdir, undisturbed, tmp_path, capsys
 ):
     """Short stages are tried again until the kill has landed within them twice."""
-    rng, hits = random.Random(0), dict.fromkeys(STAGES, 0)
+    stages = [name for name in STAGES if name != "report"]  # below
+    rng, hits = random.Random(0), dict.fromkeys(stages, 0)
     kills = 0
     while min(hits.values()) < 2 or kills < KILLS:
-        stage = min(hits, key=lambda name: (hits[name], STAGES.index(name)))
+        stage = min(hits, key=lambda name: (hits[name], stages.index(name)))
         folder = tmp_path / f"{kills}_{len(list(tmp_path.iterdir()))}"
-        died_in = kill_and_go_on(workdir, folder, undisturbed, stage, rng.random())
+        config = small_config(workdir, folder)
+        died_in = kill_and_go_on(config, undisturbed, stage, rng.random())
         shutil.rmtree(folder)
         if died_in is not None:
             hits[died_in] += 1
@@ -132,6 +171,31 @@ def test_killed_at_twenty_random_moments_every_stage_at_least_twice(
     with capsys.disabled():
         print(f"\n{kills} kills, every continuation equal to the undisturbed run: {hits}")
     assert kills >= KILLS and min(hits.values()) >= 2
+
+
+@pytest.mark.slow
+def test_killed_while_it_reports(vae_workdir, tmp_path):
+    """Among the figures and within the notebook, whose copy in the user's analyze.2 counts too."""
+    workdir = tmp_path / "workdir"
+    undisturbed = workdir / "metric_embed.undisturbed"  # its links lead to the workdir
+    shutil.copytree(vae_workdir, workdir)
+    (workdir / "analyze.2").mkdir()
+    folder = workdir / "metric_embed.2"  # every time: the notebook says where it lies
+    config = small_config(workdir, folder, small=FEW)
+    assert run_in_process(config).exit_code == 0
+    folder.rename(undisturbed)
+    guests = hashes(workdir / "analyze.2")
+    assert set(guests) == set(GUESTS)
+    for moment in (0.1, 0.9):
+        died_in = None
+        while died_in is None:  # where the first run was slower, it ends before
+            shutil.rmtree(workdir / "analyze.2")
+            (workdir / "analyze.2").mkdir()
+            died_in = kill_and_go_on(config, undisturbed, "report", moment)
+            assert hashes(workdir / "analyze.2") == guests
+            shutil.rmtree(folder)
+            moment *= 0.8
+        assert died_in == "report"
 
 
 # -- what is reused
@@ -197,10 +261,6 @@ def heard(caplog):
 
 
 def embed_here(config):
-    from conftest import quiet
-
-    from cryodrgn_metric.pipeline import embed
-
     with unchanged(config.workdir), quiet():
         embed(config)
 
@@ -261,7 +321,7 @@ def reused(log):
 def test_changed_inputs_never_reuse(workdir, undisturbed, tmp_path, caplog, changed):
     inputs, folder, fresh = tmp_path / "inputs", tmp_path / "changed", tmp_path / "fresh"
     shutil.copytree(workdir, inputs)
-    shutil.copytree(undisturbed, folder)
+    shutil.copytree(undisturbed, folder, symlinks=True)
     change_input(inputs, changed)
     heard(caplog)
     embed_here(small_config(inputs, folder))
@@ -279,8 +339,6 @@ def change_input(inputs, changed):
     elif changed == "weights":  # those of the epoch before
         shutil.copy(inputs / "weights.1.pkl", inputs / "weights.2.pkl")
     else:
-        import pickle
-
         with open(inputs / "z.2.pkl", "rb") as file:
             z, logvar = pickle.load(file), pickle.load(file)
         z[7, 0] += 1e-4
@@ -288,8 +346,6 @@ def change_input(inputs, changed):
 
 
 def test_other_candidates_and_another_mask_never_reuse(workdir, tmp_path, caplog):
-    import mrcfile
-
     candidates, mask = tmp_path / "ind.pkl", tmp_path / "mask.mrc"
     heard(caplog)
     for turn in range(2):
@@ -337,7 +393,7 @@ def test_nothing_of_other_parameters_stays_in_the_cache(workdir, undisturbed, tm
 def start(workdir, outdir, *options):
     """The real command in a process of its own, as a batch system would start it."""
     code = "from cryodrgn_metric.script import main; main()"
-    arguments = [str(workdir), *SMALL[:-2], "--threads", "2", "-o", str(outdir), *options]
+    arguments = [str(workdir), *SMALL, "--threads", "2", "-o", str(outdir), *options]
     return subprocess.Popen(
         [sys.executable, "-c", code, "embed", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
@@ -380,8 +436,6 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(workdir, tmp_pa
 
 
 def test_a_busy_folder_is_a_refusal_of_the_command(workdir, tmp_path, capsys):
-    from cryodrgn_metric.folder_lock import locked
-
     with locked(tmp_path / "metric_embed.lock"), pytest.raises(SystemExit) as stopped:
         run(workdir, "-o", tmp_path)
     assert stopped.value.code == 2

@@ -62,7 +62,7 @@ def embedded(tmp_path_factory, workdir_of):
     return once
 
 
-@pytest.fixture(scope="module", params=[3, 2])
+@pytest.fixture(scope="module", params=[3, pytest.param(2, marks=pytest.mark.slow)])
 def overlay(request, embedded):
     """--dim, the overlay, and where its dashboard answers."""
     made = embedded(request.param)
@@ -168,6 +168,7 @@ def test_the_start_page_offers_them(overlay, driver):
     assert errors_but_fonts(driver) == []
 
 
+@pytest.mark.slow
 def test_guests_load_in_the_covariate_browser(embedded, driver):
     """In the user's own dashboard: the menu of colours, its last entry, and a click on each."""
     made = embedded(3)

@@ -5,7 +5,6 @@ import base64
 import shutil
 from pathlib import Path
 
-import cryodrgn
 import matplotlib.pyplot as plt
 import mrcfile
 import nbclient
@@ -13,15 +12,19 @@ import nbformat
 import numpy as np
 import pytest
 from conftest import CHOSEN, PARTICLES, TILT_PARTICLES, quiet, run_cryodrgn
-from cryodrgn import utils
-from cryodrgn.commands import filter as cryodrgn_filter
-from cryodrgn.commands_utils import plot_classes
-from cryodrgn.dashboard.app import create_app
-from cryodrgn.dashboard.data import load_experiment, particle_image_array
 from matplotlib.backend_bases import MouseButton, MouseEvent
 from overlaid import CLUSTERS, Overlaid
 from running import hashes
 
+from cryodrgn_metric.runlog import logging_kept
+
+with logging_kept():  # to import cryoDRGN silences the loggers there are
+    import cryodrgn
+    from cryodrgn import utils
+    from cryodrgn.commands import filter as cryodrgn_filter
+    from cryodrgn.commands_utils import plot_classes
+    from cryodrgn.dashboard.app import create_app
+    from cryodrgn.dashboard.data import load_experiment, particle_image_array
 GUESTS = {"analyze.2/metric_z.pkl", "analyze.2/metric_labels.pkl"}
 # by the kind of workdir: whether cryoDRGN has analysed it, and --dim
 SETTINGS = {

@@ -6,13 +6,10 @@ import pickle
 import shutil
 from pathlib import Path
 
-import cryodrgn.config
 import numpy as np
 import pytest
 import yaml
 from conftest import CHOSEN, KINDS, WITHOUT_LATENTS, quiet
-from cryodrgn import utils
-from cryodrgn.dashboard.landscape_full_3d import landscape_full_3d_ready
 from running import hashes, unchanged
 
 from cryodrgn_metric import open_workdir
@@ -20,7 +17,13 @@ from cryodrgn_metric.artifacts import sha256_of
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.overlay import is_guest, write_guests, write_overlay
+from cryodrgn_metric.runlog import logging_kept
 from cryodrgn_metric.view import view_of
+
+with logging_kept():  # to import cryoDRGN silences the loggers there are
+    import cryodrgn.config
+    from cryodrgn import utils
+    from cryodrgn.dashboard.landscape_full_3d import landscape_full_3d_ready
 
 WITH_LATENTS = sorted(set(KINDS) - set(WITHOUT_LATENTS))
 
@@ -40,7 +43,7 @@ def results(workdir, dimension=3):
     random = np.random.default_rng(0)
     z_metric = random.normal(size=(len(workdir.latents), dimension)).astype(np.float32)
     labels = random.integers(0, 4, len(z_metric)).astype(np.int32)
-    return z_metric, view_of(z_metric, seed=0, skip_umap=True), labels
+    return z_metric, view_of(z_metric), labels
 
 
 def overlaid(folder, outdir=None, dimension=3):
@@ -172,7 +175,9 @@ def test_without_an_epoch_there_is_no_overlay(copied):
     folder = copied("dec")
     for name in [*folder.glob("z.*.pkl"), *folder.glob("weights.*.pkl")]:
         name.unlink()
-    assert [path.name for path in overlaid(folder).path.iterdir()] == ["metric_embed.lock"]
+    made = overlaid(folder)
+    assert {path.name for path in made.path.iterdir()} == {"metric_embed.lock", "analyze"}
+    assert [path.name for path in made.analysis.iterdir()] == ["umap.pkl"]  # for the report
 
 
 def without_links(*_, **__):

@@ -1,0 +1,157 @@
+"""What a run finds out beside z' itself: its fidelity, hidden rotation, how f_xi stretches.
+
+What takes a model, or long, is computed here (and in `motion.py`) and saved: the report is made
+from that alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+from cryodrgn_metric import artifacts, fidelity
+from cryodrgn_metric.contrast import contrast_of
+from cryodrgn_metric.distance_net import DistanceNet
+from cryodrgn_metric.hidden_rotation import pose_drift, rotation_share, unambiguous
+from cryodrgn_metric.local_geometry import local_geometry
+from cryodrgn_metric.measurement import Measured
+from cryodrgn_metric.metric_map import MetricMap
+from cryodrgn_metric.reach import landmark_reach
+from cryodrgn_metric.reference_spaces import reference_spaces
+from cryodrgn_metric.run import Run
+from cryodrgn_metric.so3.rotations import rotation_angle
+from cryodrgn_metric.threads import limited_to
+
+__all__ = ["explore_particles", "judge_spaces", "read_rotations"]
+
+logger = logging.getLogger(__name__)
+
+
+def judge_spaces(run: Run, measured: Measured, net: DistanceNet, z_metric: np.ndarray) -> None:
+    """fidelity.json and held_out.npz: every space, and h_psi, on pairs of test landmarks.
+
+    Arguments:
+        run: What all stages share; its `scores` are filled.
+        measured: The landmarks and Delta among them.
+        net: h_psi.
+        z_metric: (N, d').
+    """
+    test = measured.landmarks.test
+    truth = measured.pairs.distances[np.ix_(test, test)]
+    with run.watch.stage("fidelity"):
+        spaces = reference_spaces(
+            run.workdir.latents,
+            measured.landmarks.indices[test],
+            z_metric.shape[1],
+            run.config.seed,
+            run.config.clusters.skip_umap,
+        )
+        spaces["z_metric"] = z_metric[measured.landmarks.indices[test]]
+        scores = {name: fidelity.fidelity_of(points, truth) for name, points in spaces.items()}
+        intervals = fidelity.intervals_of(spaces, truth, run.config.seed)
+        predicted = net.predict_matrix(measured.latents[test])
+        upper = np.triu_indices(len(test), 1)
+        errors = fidelity.distance_errors(predicted[upper], truth[upper])
+    run.scores |= {
+        **scores,
+        "subsampling_intervals": intervals,
+        "h_psi": {**errors, "learning_curve": net.history_},
+        "test_landmarks": len(test),
+        "median_distance": fidelity.median_distance(truth),
+        "rms_volume_norm": _typical_norm(run, measured),
+    }
+    artifacts.save_npz(run.folder.held_out, **spaces, measured=truth, predicted=predicted)
+    logger.info(
+        "Held out: stress-1 z %.3f, z' %.3f; Spearman z %.3f, z' %.3f; h_psi error %.1f %%",
+        scores["z"]["stress1"],
+        scores["z_metric"]["stress1"],
+        scores["z"]["spearman"],
+        scores["z_metric"]["spearman"],
+        100 * errors["median_relative_error"],
+    )
+
+
+def read_rotations(run: Run, measured: Measured) -> dict[str, Any]:
+    """How much rotation there was among the landmarks, how well z knew it; and contrast.
+
+    Arguments:
+        run: What all stages share.
+        measured: The landmarks, Delta and rotations among them.
+
+    Returns:
+        "rotation" and "contrast" of report.json.
+    """
+    pairs, norms = measured.pairs, measured.volume_norms
+    upper = np.triu_indices(len(norms), 1)
+    angles = torch.rad2deg(rotation_angle(torch.from_numpy(pairs.rotations[upper]).double()))
+    medoid = measured.medoid
+    clear = unambiguous(
+        pairs.second_peak_gaps[:, medoid], pairs.distances[:, medoid], _typical_norm(run, measured)
+    )
+    with (
+        run.watch.stage("pose drift"),
+        limited_to(1),
+    ):  # small systems: threads wait for each other
+        drift = pose_drift(measured.latents, pairs.rotations[:, medoid], clear, run.config.seed)
+    return {
+        "rotation": {
+            "share": rotation_share(pairs.raw_distances, pairs.distances),
+            "median_angle_in_degrees": float(angles.median()),
+            "drift": vars(drift),
+        },
+        "contrast": _contrast(run, measured),
+    }
+
+
+def _typical_norm(run: Run, measured: Measured) -> float:
+    """RMS norm of the volumes, in units of Delta; --scale unit has made it 1."""
+    if run.config.distances.scale == "unit":
+        return 1.0
+    return float(np.sqrt(np.mean(measured.volume_norms**2)))
+
+
+def _contrast(run: Run, measured: Measured) -> dict[str, float] | None:
+    """What norms add to Delta; None where --scale unit has divided them out."""
+    if run.config.distances.scale == "unit":
+        return None
+    return vars(contrast_of(measured.pairs.distances, measured.volume_norms))
+
+
+def explore_particles(
+    run: Run, measured: Measured, net: DistanceNet, metric_map: MetricMap
+) -> dict[str, Any]:
+    """particles.npz: how f_xi stretches at every particle, how sure z' is, and who is far away.
+
+    Arguments:
+        run: What all stages share.
+        measured: The landmarks.
+        net: h_psi.
+        metric_map: f_xi.
+
+    Returns:
+        "density" and "reach" of report.json.
+    """
+    workdir = run.workdir
+    with run.watch.stage("local geometry"):
+        found = local_geometry(metric_map, net, workdir.latents, workdir.latents_logvar)
+        reach = landmark_reach(
+            workdir.latents, measured.landmarks.indices[measured.landmarks.train]
+        )
+    columns = {
+        "singular_values": found.singular_values,
+        "stretch": found.stretch,
+        "density_correction": found.density_correction,
+        "landmark_distance": reach.distances,
+        "is_outside": reach.is_outside,
+    }
+    if found.uncertainty is not None:
+        columns["uncertainty"] = found.uncertainty
+    artifacts.save_npz(run.folder.particles, **columns)
+    low, high = np.percentile(found.density_correction, [5, 95])
+    return {
+        "density": {"directions": found.rank, "correction_5": low, "correction_95": high},
+        "reach": {"limit": reach.limit, "outside_share": float(reach.is_outside.mean())},
+    }

@@ -1,0 +1,111 @@
+"""The two networks of a run, each kept once it is trained: h_psi (Eq. 7) and f_xi (Eq. 8 or 9)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+
+import numpy as np
+
+from cryodrgn_metric import artifacts, fidelity
+from cryodrgn_metric.cache import Stage
+from cryodrgn_metric.distance_net import DistanceNet
+from cryodrgn_metric.measurement import Measured
+from cryodrgn_metric.metric_map import MetricMap
+from cryodrgn_metric.run import Run
+
+__all__ = ["learn_distance", "learn_map", "transform"]
+
+logger = logging.getLogger(__name__)
+
+EPSILON = 0.1  # floor of the weights of Eq. 8 and 9, of the median measured Delta
+
+
+def learn_distance(run: Run, measured: Measured) -> DistanceNet:
+    """h_psi from the training landmarks, stopped by the validation ones.
+
+    Arguments:
+        run: What all stages share.
+        measured: The landmarks and Delta among them.
+    """
+    stage = _distance_net_stage(run, measured)
+    files = run.folder.model_files("h_psi")
+    if stage.is_sealed(files):
+        logger.info("h_psi: from an earlier run")
+        run.reused.append("h_psi")
+        return DistanceNet.load(run.folder.models, run.device)
+    net = DistanceNet(**asdict(run.config.distance_net), seed=run.config.seed, device=run.device)
+    with run.watch.stage("h_psi"):
+        net.fit(
+            measured.latents,
+            measured.pairs.distances,
+            train=measured.landmarks.train,
+            validation=measured.landmarks.validation,
+        )
+    net.save(run.folder.models)
+    stage.seal(files)
+    stage.forget_others()
+    return net
+
+
+def _distance_net_stage(run: Run, measured: Measured) -> Stage:
+    return run.cache.stage(
+        "h_psi", distances=measured.key, config=run.config.distance_net, seed=run.config.seed
+    )
+
+
+def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
+    """f_xi from random pairs of all particles.
+
+    Arguments:
+        run: What all stages share.
+        measured: The landmarks and Delta among them.
+        net: h_psi.
+    """
+    stage = run.cache.stage(
+        "f_xi",
+        made_from=_distance_net_stage(run, measured).key,
+        # and what came of it: on another device, other weights
+        h_psi=[artifacts.sha256_of(path) for path in run.folder.model_files("h_psi")],
+        config=run.config.metric_map,
+        epsilon=EPSILON,
+    )
+    files = run.folder.model_files("f_xi")
+    if stage.is_sealed(files):
+        logger.info("f_xi: from an earlier run")
+        run.reused.append("f_xi")
+        return MetricMap.load(run.folder.models, run.device)
+    rows = measured.landmarks.train
+    typical = fidelity.median_distance(measured.pairs.distances[np.ix_(rows, rows)])
+    options = asdict(run.config.metric_map)
+    metric_map = MetricMap(
+        n_components=options.pop("dimension"),
+        **options,
+        epsilon=EPSILON * typical or None,  # all volumes alike: the map chooses its own
+        seed=run.config.seed,
+        device=run.device,
+    )
+    with run.watch.stage("f_xi"):
+        metric_map.fit(run.workdir.latents, net)
+    metric_map.save(run.folder.models)
+    stage.seal(files)
+    stage.forget_others()
+    return metric_map
+
+
+def transform(run: Run, metric_map: MetricMap) -> np.ndarray:
+    """z' of every particle, as z_metric.pkl and z_metric.csv.
+
+    Arguments:
+        run: What all stages share.
+        metric_map: f_xi.
+
+    Returns:
+        (N, d') float32.
+    """
+    with run.watch.stage("transform"):
+        z_metric: np.ndarray = metric_map.transform(run.workdir.latents)
+        artifacts.save_pickle(run.folder.z_metric, z_metric)
+        names = [f"z_metric_{i}" for i in range(z_metric.shape[1])]
+        artifacts.save_csv(run.folder.z_metric_csv, z_metric, names)
+    return z_metric
