@@ -87,6 +87,82 @@ def _transform(args: argparse.Namespace) -> None:
         print(f"{outfile}: {z_metric.shape[0]} particles in {z_metric.shape[1]} dimensions")
 
 
+REPORT_DOC = """Make the report and the notebook again from the saved results of metric_embed.
+
+Example usage
+-------------
+$ cryodrgn_metric report my_workdir --epoch 49
+
+# Colour the interactive scatter by numbers of your own, one for each row of z
+$ cryodrgn_metric report my_workdir --epoch 49 --covariate ctf_defocus.pkl
+
+# Add the path from cluster 3 to cluster 7 (labels), and compare with a replicate
+$ cryodrgn_metric report my_workdir --epoch 49 --path 3 7
+$ cryodrgn_metric report my_workdir --epoch 49 --compare my_replicate/metric_embed.49
+
+"""
+
+
+def _add_report_args(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workdir", type=os.path.abspath, help="Directory with cryoDRGN results")
+    parser.add_argument(
+        "--epoch",
+        type=int,
+        default=-1,
+        help="Epoch number N, as for `cryodrgn metric_embed` (default: the latest)",
+    )
+    parser.add_argument(
+        "-o",
+        "--outdir",
+        type=os.path.abspath,
+        help="Where metric_embed has put its results (default: [workdir]/metric_embed.[epoch])",
+    )
+    parser.add_argument(
+        "--compare",
+        metavar="DIR",
+        type=os.path.abspath,
+        help="Another metric_embed.N directory: a section sets both runs side by side",
+    )
+    parser.add_argument(
+        "--covariate",
+        metavar="FILE.pkl",
+        type=os.path.abspath,
+        action="append",
+        default=[],
+        help="Pickle of an array (N,) or (N, k), to colour the scatter by; may be given again",
+    )
+    parser.add_argument(
+        "--path",
+        metavar=("A", "B"),
+        nargs=2,
+        type=int,
+        action="append",
+        default=[],
+        help="Add the path between two k-means clusters, by their labels; may be given again",
+    )
+    parser.add_argument(
+        "--device", type=command.device, help="Torch device for volumes of added paths"
+    )
+
+
+def _report(args: argparse.Namespace) -> None:
+    with command.exit_statuses():
+        from cryodrgn_metric.reporting import ReportConfig, report
+
+        page = report(
+            ReportConfig(
+                workdir=args.workdir,
+                epoch=args.epoch,
+                outdir=args.outdir,
+                other=args.compare,
+                covariates=tuple(args.covariate),
+                paths=tuple((first, second) for first, second in args.path),
+                device=args.device,
+            )
+        )
+        print(page)
+
+
 SBATCH_DOC = """Print a Slurm script that runs metric_embed and goes on after its time limit.
 
 Example usage
@@ -216,6 +292,7 @@ SUBCOMMANDS = {
     "embed": _Subcommand(command.__doc__ or "", command.add_args, command.main),
     "demo": _Subcommand(DEMO_DOC, _add_demo_args, _demo),
     "transform": _Subcommand(TRANSFORM_DOC, _add_transform_args, _transform),
+    "report": _Subcommand(REPORT_DOC, _add_report_args, _report),
     "sbatch": _Subcommand(SBATCH_DOC, _add_sbatch_args, _sbatch),
 }
 

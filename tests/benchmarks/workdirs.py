@@ -163,7 +163,8 @@ def _simulate(folder: Path, count: int, box: int) -> None:
 def with_particles(workdir: Path, folder: Path, count: int, epoch: int) -> Path:
     """A copy whose z holds `count` particles, drawn from the old ones with a small jitter.
 
-    It names no poses, and the old CTF file, of which only the pixel size is needed.
+    It names no poses, and the old CTF file, of which only the pixel size is needed. Where the old
+    one has no logvar (an autodecoder's), it has none.
     """
     folder.mkdir(parents=True)
     for name in (f"z.{epoch}.pkl", f"weights.{epoch}.pkl", "config.yaml"):
@@ -172,11 +173,13 @@ def with_particles(workdir: Path, folder: Path, count: int, epoch: int) -> Path:
     config["dataset_args"]["poses"] = None
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     with open(workdir / f"z.{epoch}.pkl", "rb") as file:
-        mean, logvar = pickle.load(file), pickle.load(file)
+        mean = pickle.load(file)
+        logvar = pickle.load(file) if file.peek(1) else None
     generator = np.random.default_rng(0)
     drawn = generator.integers(0, len(mean), count)
     jitter = 0.05 * mean.std(axis=0) * generator.standard_normal((count, mean.shape[1]))
     with open(folder / f"z.{epoch}.pkl", "wb") as file:
         pickle.dump((mean[drawn] + jitter).astype(np.float32), file)
-        pickle.dump(logvar[drawn], file)
+        if logvar is not None:
+            pickle.dump(logvar[drawn], file)
     return folder
