@@ -215,3 +215,17 @@ def test_stacks_and_poses_are_cut_to_a_cluster(clustered, tmp_path, stack, tilt_
         images = members
     found = re.findall(r"(\d+)@\S*\.mrcs", out.read_text())
     assert sorted(map(int, found)) == (np.sort(images) + 1).tolist()
+
+
+def test_write_cs_takes_a_cluster(clustered, tmp_path) -> None:
+    """cryoSPARC's tables have one row a particle, as our numbers count."""
+    kind, _, _, _, paths = clustered
+    count = TILT_PARTICLES if "tilt" in kind else PARTICLES
+    table = np.zeros(count, [("uid", "u8"), ("blob/path", "S32"), ("blob/idx", "u4")])
+    table["uid"] = table["blob/idx"] = np.arange(count)
+    with (tmp_path / "particles.cs").open("wb") as file:
+        np.save(file, table)
+    for path in paths:
+        out = tmp_path / "cluster.cs"
+        run_cryodrgn_utils("write_cs", tmp_path / "particles.cs", "--ind", path, "-o", out)
+        np.testing.assert_array_equal(np.load(out)["uid"], load(path))

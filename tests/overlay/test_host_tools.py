@@ -108,6 +108,7 @@ def filtered(monkeypatch, workdir, folder, *options):
     class Watched(cryodrgn_filter.SelectFromScatter):
         def __init__(self, data_table, pre_indices=None):
             tables.append(data_table)
+            data_table.attrs["chosen before"] = pre_indices
             super().__init__(data_table, pre_indices)
 
     def draw_lasso_once():  # instead of a window, in which the user would
@@ -168,6 +169,15 @@ def test_filter_with_epoch_and_clusters(overlaid, tmp_path, monkeypatch):
     options = ["--epoch", "2", "-k", str(CLUSTERS)]
     table, _ = filtered(monkeypatch, made.path, tmp_path, *options)
     np.testing.assert_array_equal(table.labels, made.labels)
+
+
+def test_filter_starts_from_the_particles_of_a_cluster(overlaid, tmp_path, monkeypatch):
+    """Its --plot-inds counts rows of z: particles, unless --ind chose some for the training."""
+    made = overlaid("tilt")
+    members = made.folder.cluster_members(CLUSTERS, 1)
+    table, _ = filtered(monkeypatch, made.path, tmp_path, "--plot-inds", str(members))
+    chosen = np.flatnonzero(made.labels == 1)
+    np.testing.assert_array_equal(table.attrs["chosen before"], chosen)
 
 
 # -- cryodrgn_utils plot_classes, cryodrgn graph_traversal
