@@ -75,7 +75,8 @@ def results(folder):
 def loadable(folder):
     """Open every file under a final name: none may be half of one."""
     for path in folder.rglob("*"):
-        if path.is_symlink():  # of the overlay, to the user's own
+        # a draft, which is half of something; a link of the overlay, to the user's own
+        if path.name.startswith(".") or path.is_symlink():
             continue
         if path.suffix == ".npz":
             with np.load(path) as arrays:
