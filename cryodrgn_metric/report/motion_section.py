@@ -170,6 +170,8 @@ def _steps(path: MeasuredPath) -> Figure:
     ends = path.arrays["distances"][0]
     right.plot([1, *numbers], ends, "o-", color=ACCENT, label="straight from the first")
     right.set(xlabel="volume", ylabel="Δ (density units)")
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     right.legend(frameon=False)
     return figure
 
