@@ -7,7 +7,6 @@ positional encoding times the first layer is the same for every z.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from cryodrgn_metric.workdir import Workdir
 
 __all__ = ["Decoder"]
 
-logger = logging.getLogger(__name__)
 
 # Rows of one matrix product: on a CPU its activations should stay in the cache.
 POINTS_PER_CHUNK = {"cpu": 1024}

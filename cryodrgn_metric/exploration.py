@@ -91,10 +91,8 @@ def read_rotations(run: Run, measured: Measured) -> dict[str, Any]:
     clear = unambiguous(
         pairs.second_peak_gaps[:, medoid], pairs.distances[:, medoid], _typical_norm(run, measured)
     )
-    with (
-        run.watch.stage("pose drift"),
-        limited_to(1),
-    ):  # small systems: threads wait for each other
+    # small systems of equations: threads would mostly wait for each other
+    with run.watch.stage("pose drift"), limited_to(1):
         drift = pose_drift(measured.latents, pairs.rotations[:, medoid], clear, run.config.seed)
     return {
         "rotation": {

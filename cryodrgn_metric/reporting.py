@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,8 +22,6 @@ from cryodrgn_metric.safe_files.yaml_files import load_yaml
 from cryodrgn_metric.workdir import Workdir, open_workdir
 
 __all__ = ["ReportConfig", "report"]
-
-logger = logging.getLogger(__name__)
 
 Columns = dict[str, npt.NDArray[np.generic]]
 

@@ -110,7 +110,6 @@ def _map_of_paths(results: Results) -> Figure:
             lw=1.4,
             color=ACCENT if along else INK,
             zorder=3,
-            label=path.folder.name,
         )
         middle = points[len(points) // 2]
         axis.annotate(
