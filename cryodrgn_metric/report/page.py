@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from cryodrgn_metric import __version__
 from cryodrgn_metric.artifacts import save_text
 from cryodrgn_metric.report.content import Picture, Report, Scatter
+from cryodrgn_metric.report.drawing import NONE
 
 __all__ = ["page_of", "write_page"]
 
@@ -28,7 +29,6 @@ Array = npt.NDArray[Any]
 CSS_PIXELS_PER_INCH = 96
 
 MOST_CATEGORIES = 60  # beyond, integers become a scale, and text its most frequent and "others"
-_NONE = "#b4b4b4"
 _PALETTE = [to_hex(color) for color in matplotlib.colormaps["tab20"](range(20))]
 
 
@@ -166,7 +166,7 @@ def _color(column: Array) -> dict[str, Any]:
 
 def _integer_category(number: int) -> tuple[str, str]:
     """cryoDRGN and scikit-learn give -1 to what is in no cluster."""
-    return ("none", _NONE) if number < 0 else (str(number), _PALETTE[number % len(_PALETTE)])
+    return ("none", NONE) if number < 0 else (str(number), _PALETTE[number % len(_PALETTE)])
 
 
 def _text_categories(column: Array) -> tuple[list[str], Array]:

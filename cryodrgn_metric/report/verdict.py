@@ -120,7 +120,7 @@ def _motion(results: Results) -> Judgement:
             "you interpret it.",
             grade,
         )
-    shares = _variance_shares(results)
+    shares = results.components[1]
     count = int(np.searchsorted(np.cumsum(shares), _ENOUGH) + 1)
     islands = int(results.densest.max()) + 1
     outside = results.summary["reach"]["outside_share"]
@@ -139,9 +139,3 @@ def _islands_in_words(count: int) -> str:
     if count == 0:
         return "no dense islands"
     return "one dense island" if count == 1 else f"{count} dense islands"
-
-
-def _variance_shares(results: Results) -> np.ndarray:
-    points = results.z_metric.astype(np.float64)
-    values = np.linalg.eigvalsh(np.atleast_2d(np.cov(points.T)))[::-1]
-    return np.asarray(values / max(values.sum(), 1e-30))
