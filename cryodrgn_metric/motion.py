@@ -39,7 +39,7 @@ from cryodrgn_metric.projections import central_slices, projections
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.safe_files.pickles import load_pickle
 from cryodrgn_metric.so3.conventions import mirrored
-from cryodrgn_metric.threads import map_in_threads
+from cryodrgn_metric.threads import map_in_threads, one_thread
 from cryodrgn_metric.volumes import write_movie
 
 __all__ = ["PathSummary", "add_path", "write_motion", "write_path"]
@@ -235,7 +235,8 @@ def _aligned_along(run: Run, volumes: AlignedVolumes) -> tuple[AlignedVolumes, A
         return volumes, np.zeros((1, 1), np.float32)
     distance = replace(run.distance, progress=False)  # there is a bar for all paths
     distance.recall(run.distance.calibration)
-    found = distance.pairwise(volumes.features)
+    with one_thread():  # few volumes: threads would mostly wait for each other
+        found = distance.pairwise(volumes.features)
     between = found.rotations.double().numpy()  # V_i ≈ between[i, j]·V_j
     turns = volumes.rotations.astype(np.float64)
     start = int(volumes.distances.argmin())
