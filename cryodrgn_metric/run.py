@@ -13,6 +13,7 @@ from cryodrgn_metric.artifacts import require_space, sha256_of
 from cryodrgn_metric.cache import StageCache
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.distances.choice import distance_of
 from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.streaming import VolumeStream
 from cryodrgn_metric.errors import ArgumentError, VolumeError, WorkdirError
@@ -101,16 +102,7 @@ def prepare(config: EmbedConfig) -> Run:
     pool = _candidates(config, workdir)
     require_space(folder.path, _needed_space_in_bytes(config, workdir, len(pool)))
     stream = _volume_stream(config, workdir)
-    distance = RotationDistance(
-        box=stream.box,
-        full_box=workdir.box_size,
-        max_frequency=stream.max_frequency,
-        pairs_per_tile=config.distances.pairs_per_tile,
-        pairs_per_block=config.distances.pairs_per_block,
-        unit_norm=config.distances.scale == "unit",
-        device=stream.decoder.device,
-        progress=True,
-    )
+    distance = distance_of(config, stream, workdir.box_size)
     if digests != {name: _digest_of(path) for name, path in inputs.items()}:
         raise WorkdirError(
             f"A file of {workdir.path} has changed while it was read. Is it still being trained? "

@@ -1,0 +1,1 @@
+"""Comparisons behind docs/choosing.md: one command, one table, one figure each."""
