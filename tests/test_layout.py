@@ -44,9 +44,9 @@ ORDER = """
     plugin
 """
 WITHIN = {
-    "so3": "conventions < rotations, harmonics, pairs < wigner, expansion < turning"
+    "so3": "conventions < rotations, harmonics, pairs < wigner, half_sphere < expansion < turning"
     " < correlation, refine < search",
-    "distances": "base < rotation, transport, atoms < streaming < choice",
+    "distances": "base < rotation < transport, atoms < streaming < choice",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing < content < results, scatter < landscape_section < fidelity_section,"
     " rotation_section, motion_section, clusters_section, comparison_section, verdict"

@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, pi
 
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from cryodrgn_metric.so3.conventions import WINDOW_EDGE
-from cryodrgn_metric.so3.harmonics import degree_slice, gauss_legendre, legendre_table
+from cryodrgn_metric.so3.half_sphere import HalfSphere
+from cryodrgn_metric.so3.harmonics import degree_slice
 
 __all__ = ["RadialBasis", "ShellExpansion", "ball_radius", "full_band_limit", "turned_volume"]
 
@@ -58,85 +59,11 @@ def full_band_limit(box: int, max_frequency: float | None = None) -> int:
     return ceil(pi * WINDOW_EDGE * ball_radius(box, max_frequency))
 
 
-def _quadrature_size(band: int) -> tuple[int, int]:
-    """(n_theta of the full sphere, n_phi): exact for products of total degree `band`."""
-    n_theta = ceil((band + 1) / 2)
-    return n_theta + n_theta % 2, band + 1
-
-
-@dataclass(frozen=True)
-class _Shell:
-    """One shell: its points on the northern half sphere and the table that integrates them."""
-
-    frequency: float
-    lmax: int
-    n_theta: int
-    n_phi: int
-    points: np.ndarray  # (n_theta * n_phi, 3) x, y, z in 1/box
-    waves: Tensor  # (n_phi, wave, m): cosines and sines of m phi
-    table: Tensor  # (m, l, n_theta): Legendre table times quadrature weight
-    places: Tensor  # of the packed coefficients among (m, l, wave, part)
-
-    @classmethod
-    def make(cls, frequency: float, lmax: int, weight: float) -> _Shell:
-        l_signal = ceil(2 * pi * frequency * WINDOW_EDGE / 2) + 5
-        lmax = min(lmax, l_signal)
-        n_theta, n_phi = _quadrature_size(lmax + l_signal)
-        theta, theta_weights = gauss_legendre(n_theta)
-        theta, theta_weights = theta[: n_theta // 2], theta_weights[: n_theta // 2]
-        phi = np.arange(n_phi) * (2 * pi / n_phi)
-        points = frequency * np.stack(
-            [
-                np.outer(np.sin(theta), np.cos(phi)),
-                np.outer(np.sin(theta), np.sin(phi)),
-                np.outer(np.cos(theta), np.ones(n_phi)),
-            ],
-            axis=-1,
-        )
-        # Twice: the southern half repeats the northern one by F(-k) = conj F(k).
-        scale = 2 * theta_weights * (2 * pi / n_phi) * weight
-        table = legendre_table(lmax, theta) * torch.from_numpy(scale.copy())
-        table[1:] *= 2**0.5
-        angles = torch.from_numpy(np.outer(phi, np.arange(lmax + 1)))
-        waves = torch.stack([angles.cos(), angles.sin()], dim=1)
-        size = n_theta // 2, n_phi
-        return cls(frequency, lmax, *size, points.reshape(-1, 3), waves, table, _places(lmax))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> _Shell:
-        """The same with its tables where and as they are used."""
-        waves, table = self.waves.to(device, dtype), self.table.to(device, dtype)
-        return replace(self, waves=waves, table=table, places=self.places.to(device))
-
-    def analyse(self, samples: Tensor) -> Tensor:
-        """Project samples on the harmonics of degree <= lmax.
-
-        Two products; an FFT over phi would be no faster at these sizes, and needs more calls.
-
-        Arguments:
-            samples: Real and imaginary parts on the half sphere, (2, volumes, points).
-
-        Returns:
-            ((lmax + 1)^2, volumes).
-        """
-        volumes = samples.shape[1]
-        rings = samples.unflatten(2, (self.n_theta, self.n_phi)).flatten(0, 2)
-        orders = (rings @ self.waves.flatten(1)).view(2, volumes, self.n_theta, 2, -1)
-        by_order = orders.permute(4, 2, 3, 0, 1).flatten(2)  # m, theta, (wave, part, volume)
-        return torch.bmm(self.table, by_order).view(-1, volumes)[self.places]
-
-
-def _places(lmax: int) -> Tensor:
-    """Where each packed coefficient (l, m) stands among (|m|, l, wave, part).
-
-    The wave is a cosine, or a sine for m < 0; even l come from the real part, odd ones from the
-    imaginary part.
-    """
-    places = [
-        ((abs(m) * (lmax + 1) + degree) * 2 + (m < 0)) * 2 + degree % 2
-        for degree in range(lmax + 1)
-        for m in range(-degree, degree + 1)
-    ]
-    return torch.tensor(places)
+def _sphere_of_shell(frequency: float, lmax: int, weight: float) -> HalfSphere:
+    """The points of one shell, a half: F(-k) = conj F(k)."""
+    l_signal = ceil(2 * pi * frequency * WINDOW_EDGE / 2) + 5
+    lmax = min(lmax, l_signal)
+    return HalfSphere.make(lmax, lmax + l_signal, weight)
 
 
 class ShellExpansion:
@@ -183,20 +110,25 @@ class ShellExpansion:
     def n_shells(self) -> int:
         return ceil(self.max_frequency)
 
-    @cached_property
-    def _shells(self) -> list[_Shell]:
+    @property
+    def _frequencies(self) -> np.ndarray:
         # Midpoint rule: |F|^2 has support < 1 in the variable conjugate to k, so step 1 is exact.
+        return (np.arange(self.n_shells) + 0.5) * (self.max_frequency / self.n_shells)
+
+    @cached_property
+    def _shells(self) -> list[HalfSphere]:
         step = self.max_frequency / self.n_shells
-        frequencies = (np.arange(self.n_shells) + 0.5) * step
-        weights = np.sqrt(frequencies**2 * step / self.full_box**3)
+        weights = np.sqrt(self._frequencies**2 * step / self.full_box**3)
         return [
-            _Shell.make(float(k), self.lmax, float(w)).to(self.device, self.dtype)
-            for k, w in zip(frequencies, weights, strict=True)
+            _sphere_of_shell(float(k), self.lmax, float(w)).to(self.device, self.dtype)
+            for k, w in zip(self._frequencies, weights, strict=True)
         ]
 
     @cached_property
     def _points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        points = np.concatenate([shell.points for shell in self._shells]) * (2 * pi / self.box)
+        shells = zip(self._frequencies, self._shells, strict=True)
+        points = np.concatenate([k * shell.directions for k, shell in shells])
+        points = points * (2 * pi / self.box)
         points = points.astype(np.float64 if self.dtype == torch.float64 else np.float32)
         # finufft's first axis is the array's first axis, which is z.
         return points[:, 2].copy(), points[:, 1].copy(), points[:, 0].copy()
