@@ -18,6 +18,8 @@ __all__ = [
     "Array",
     "PairwiseDistances",
     "VolumeDistance",
+    "as_given",
+    "as_tensor",
     "check_volumes",
     "unusable_volumes",
 ]
@@ -84,6 +86,22 @@ class VolumeDistance(Protocol):
     def pairwise(
         self, features: Tensor, fit_on: Tensor | None = None, store: PieceStore = NO_CACHE
     ) -> PairwiseDistances: ...
+
+
+def as_tensor(values: Array, dtype: torch.dtype | None) -> Tensor:
+    """float32 stays float32 and float64 float64, unless a dtype is asked for."""
+    # A flipped numpy view has negative strides, which torch refuses.
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    if dtype is None:
+        dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return tensor.to(dtype)
+
+
+def as_given(result: PairwiseDistances, volumes: Array) -> PairwiseDistances:
+    """Numpy arrays, unless the volumes were a tensor."""
+    if isinstance(volumes, Tensor):
+        return result
+    return PairwiseDistances(**{name: value.numpy() for name, value in vars(result).items()})
 
 
 def unusable_volumes(volumes: Tensor) -> dict[int, str]:

@@ -20,7 +20,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cryodrgn_metric.cache import NO_CACHE, PieceStore
-from cryodrgn_metric.distances.base import Alignment, Array, PairwiseDistances, check_volumes
+from cryodrgn_metric.distances.base import (
+    Alignment,
+    Array,
+    PairwiseDistances,
+    as_given,
+    as_tensor,
+    check_volumes,
+)
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.so3.conventions import WINDOW_RADIUS, spherical_window, windowed
 from cryodrgn_metric.so3.expansion import (
@@ -45,6 +52,7 @@ __all__ = [
     "align",
     "pairwise_distances",
     "rotate",
+    "spread",
 ]
 
 logger = logging.getLogger(__name__)
@@ -258,15 +266,6 @@ def _store_block(result: PairwiseDistances, pairs: Pairs, table: Tensor) -> None
     result.rotations[columns, rows] = rotations.mT
 
 
-def _as_tensor(volumes: Array, dtype: torch.dtype | None) -> Tensor:
-    """float32 stays float32 and float64 float64, unless a dtype is asked for."""
-    # A flipped numpy view has negative strides, which torch refuses.
-    tensor = volumes if isinstance(volumes, Tensor) else torch.from_numpy(np.array(volumes))
-    if dtype is None:
-        dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    return tensor.to(dtype)
-
-
 def _prepared(volumes: Tensor, window: float | None) -> Tensor:
     if window is None:
         return volumes
@@ -316,7 +315,7 @@ def pairwise_distances(
         >>> bool(found.distances.max() < 1e-6)
         True
     """
-    tensor = _as_tensor(volumes, dtype)
+    tensor = as_tensor(volumes, dtype)
     check_volumes(tensor)
     prepared = _prepared(tensor, window)
     check_volumes(prepared, "within the window, volumes")
@@ -330,14 +329,11 @@ def pairwise_distances(
         progress=progress,
     )
     if len(tensor) > PILOT_COUNT and lmax is None:
-        distance.calibrate(distance.full_features(prepared[_spread(len(tensor), PILOT_COUNT)]))
-    result = distance.pairwise(distance.features(prepared))
-    if isinstance(volumes, Tensor):
-        return result
-    return PairwiseDistances(**{name: value.numpy() for name, value in vars(result).items()})
+        distance.calibrate(distance.full_features(prepared[spread(len(tensor), PILOT_COUNT)]))
+    return as_given(distance.pairwise(distance.features(prepared)), volumes)
 
 
-def _spread(count: int, picks: int) -> Tensor:
+def spread(count: int, picks: int) -> Tensor:
     """`picks` indices evenly spread over range(count)."""
     return torch.linspace(0, count - 1, picks, dtype=torch.float64).round().long()
 
@@ -371,7 +367,7 @@ def align(
         >>> align(volume, volume).distance < 1e-6
         True
     """
-    first, second = _as_tensor(volume, dtype), _as_tensor(reference, dtype)
+    first, second = as_tensor(volume, dtype), as_tensor(reference, dtype)
     if first.shape != second.shape:
         raise ArgumentError(
             f"volume and reference must have one box; got {tuple(first.shape)} and "
@@ -414,8 +410,8 @@ def rotate(volume: Array, rotation: Array, *, window: float | None = WINDOW_RADI
         >>> rotate(volume, np.eye(3)).shape
         (16, 16, 16)
     """
-    tensor = _as_tensor(volume, None)
+    tensor = as_tensor(volume, None)
     check_volumes(tensor[None], "volume")
-    matrix = _as_tensor(rotation, torch.float64)
+    matrix = as_tensor(rotation, torch.float64)
     result = turned_volume(_prepared(tensor, window), matrix)
     return result if isinstance(volume, Tensor) else result.numpy()

@@ -1,0 +1,354 @@
+r"""Optimal transport: how far the mass of one density must be carried to make the other.
+
+The sliced Wasserstein distance of two densities of mass 1 compares their projections onto lines,
+in every direction theta, by their quantile functions q(theta, p), 0 < p < 1:
+
+    SW(V1, V2)^2 = 3 mean over theta, p of |q1(theta, p) - q2(theta, p)|^2
+
+It is an L2 norm of functions on the sphere, and turning V turns theta: q_{R·V}(theta, p) =
+q_V(R^T theta, p). So q is expanded in spherical harmonics, p plays the part of the shells, and
+the search over all rotations is that of the L2 distance (`rotation.py`), unchanged. A translation
+adds t·theta to every quantile: subtracting their mean removes it, exactly.
+
+References:
+    Bonneel, Rabin, Peyré, Pfister, "Sliced and Radon Wasserstein barycenters of measures",
+    J. Math. Imaging Vis. 51, 2015, doi:10.1007/s10851-014-0506-3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import pi
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import special
+from torch import Tensor
+
+from cryodrgn_metric.cache import NO_CACHE, PieceStore
+from cryodrgn_metric.distances.base import (
+    Array,
+    PairwiseDistances,
+    as_given,
+    as_tensor,
+    check_volumes,
+)
+from cryodrgn_metric.distances.rotation import PILOT_COUNT, RotationDistance, spread
+from cryodrgn_metric.errors import ArgumentError, VolumeError
+from cryodrgn_metric.so3.conventions import (
+    WINDOW_RADIUS,
+    radial_distances,
+    spherical_window,
+)
+from cryodrgn_metric.so3.half_sphere import HalfSphere
+from cryodrgn_metric.so3.search import PairResults
+
+__all__ = ["CONTOUR_IN_SDS", "TransportDistance", "transport_distances"]
+
+CONTOUR_IN_SDS = 3.0
+"""Density counts where it is above the solvent's level by so many of its standard deviations."""
+
+LMAX = 8
+QUANTILES = 48
+_EXTRA_DEGREES = 4  # above lmax, that the quadrature over directions integrates exactly as well
+_SD_OF_MEDIAN = 1.4826  # of a normal distribution, over the median of what lies on one side
+_VOXELS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """The directions and quantiles at which densities of one box are looked at."""
+
+    box: int
+    sphere: HalfSphere
+    levels: Tensor  # (quantiles,) p, symmetric about 1/2
+    weights: Tensor  # (quantiles,), sum 1
+    positions: Tensor  # (n^3, 3) x, y, z of the voxels, from the origin
+
+    @classmethod
+    def make(
+        cls, box: int, lmax: int, quantiles: int, dtype: torch.dtype, device: torch.device
+    ) -> _Slices:
+        # Gauss-Legendre nodes lie dense at both ends, where a small part that moved shows
+        nodes, weights = special.roots_legendre(quantiles)
+        axis = torch.arange(box, dtype=torch.float64) - box // 2
+        zyx = torch.meshgrid(axis, axis, axis, indexing="ij")
+        return cls(
+            box,
+            HalfSphere.make(lmax, 2 * (lmax + _EXTRA_DEGREES)).to(device, dtype),
+            torch.from_numpy((1 + nodes) / 2).to(device),
+            torch.from_numpy(weights / 2).to(device),
+            torch.stack(zyx[::-1], dim=-1).view(-1, 3).to(device, dtype),
+        )
+
+    def quantiles(self, density: Tensor) -> Tensor:
+        """q(theta, p), mean 0, of a density (n^3,) >= 0: (directions, quantiles) in voxels."""
+        profile = self._profiles(density)
+        cumulated = profile.cumsum(dim=1)
+        cumulated = cumulated / cumulated[:, -1:]
+        levels = self.levels.expand(len(profile), -1).contiguous()
+        bins = torch.searchsorted(cumulated, levels).clamp(max=profile.shape[1] - 1)
+        upper, share = cumulated.gather(1, bins), (profile / profile.sum(dim=1, keepdim=True))
+        found = bins + 0.5 - (upper - levels) / share.gather(1, bins)
+        return found - found @ self.weights[:, None]
+
+    def _profiles(self, density: Tensor) -> Tensor:
+        """The density's projections, (directions, bins of one voxel) float64.
+
+        Each voxel's mass is split between the two nearest bins, so that the mean is exact.
+        """
+        directions = torch.from_numpy(self.sphere.directions).to(self.positions)
+        count, bins = len(directions), self.box + 3
+        first = torch.arange(count, device=density.device)[:, None] * bins + bins // 2
+        profile = density.new_zeros(count * bins, dtype=torch.float64)
+        for inside in density.nonzero().squeeze(1).split(_VOXELS_AT_ONCE):
+            along = directions @ self.positions[inside].mT
+            lower = along.floor()
+            upper_share = (along - lower).double() * density[inside]
+            places = (lower.long() + first).flatten()
+            for shift, mass in ((0, density[inside] - upper_share), (1, upper_share)):
+                profile += torch.bincount(places + shift, mass.flatten(), len(profile))
+        return profile.view(count, bins)
+
+
+@lru_cache(maxsize=4)
+def _slices(
+    box: int, lmax: int, quantiles: int, dtype: torch.dtype, device: torch.device
+) -> _Slices:
+    return _Slices.make(box, lmax, quantiles, dtype, device)
+
+
+@lru_cache(maxsize=4)
+def _solvent_ball(box: int) -> Tensor:
+    """Where the solvent's level is read, whatever the mask: (n^3,) bool."""
+    return (radial_distances(box) < WINDOW_RADIUS * box / 2).flatten()
+
+
+@dataclass
+class TransportDistance:
+    r"""Sliced Wasserstein distance of densities, minimised over rotations and translations.
+
+    .. math:: \Delta^2 = \min_R\; 3 \int_0^1 \frac{1}{4\pi} \int_{S^2}
+        |q_1(\theta, p) - q_2(R^\top \theta, p)|^2 \, d\theta\, dp
+
+    of :math:`\rho = \max(w (V - s) - t, 0)`, mass 1 and centroid 0: s the solvent's level of each
+    volume (its median within the sphere; the mean of V is untrained), w the window, t one contour
+    for all volumes. A distance of 1 is 1 Å by which mass has moved, root mean square: Delta <= W2,
+    the Wasserstein distance, and where all of W2 is one translation, or one scaling, Delta = W2.
+
+    Arguments:
+        box: n of the volumes, in voxels, even.
+        apix_in_angstroms: Size of their voxels; 1 for distances in voxels.
+        contour_in_sds: What `calibrate` takes as t, in standard deviations of the solvent.
+        contour: t in density, as `calibrate` finds it if None.
+        lmax: Angular band limit.
+        quantiles: How many, even, at Gauss-Legendre nodes.
+        pairs_per_tile: Pairs that one thread works on at once; bounds its memory.
+        pairs_per_block: Pairs kept together by the `store` of `pairwise`.
+        dtype: torch.float32 or torch.float64.
+        device: Where coefficients live and pairs are computed.
+        progress: Show a progress bar.
+
+    References:
+        Bonneel et al., J. Math. Imaging Vis. 51, 2015, doi:10.1007/s10851-014-0506-3.
+        Kovacs & Wriggers, Acta Cryst. D58, 2002, doi:10.1107/S0907444902009794.
+    """
+
+    box: int
+    apix_in_angstroms: float = 1.0
+    contour_in_sds: float = CONTOUR_IN_SDS
+    contour: float | None = None
+    lmax: int = LMAX
+    quantiles: int = QUANTILES
+    pairs_per_tile: int = 1024
+    pairs_per_block: int = 4096
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        self._typical_squared = 0.0
+
+    def prepare(self, volumes: Tensor, window: Tensor) -> Tensor:
+        """w (V - s): the solvent's level is 0, whatever was added to V.
+
+        Arguments:
+            volumes: (..., n, n, n), as decoded.
+            window: (n, n, n), perhaps times a mask.
+        """
+        ball = _solvent_ball(volumes.shape[-1]).to(volumes.device)
+        level = volumes.flatten(-3)[..., ball].median(dim=-1).values
+        return window.to(volumes) * (volumes - level[..., None, None, None])
+
+    def full_features(self, volumes: Tensor) -> Tensor:
+        """The prepared voxels themselves, for `calibrate`: (1, n^3, volumes)."""
+        return volumes.flatten(1).mT[None]
+
+    def calibrate(self, features: Tensor) -> None:
+        """Choose the contour, and how much the radial basis may drop, on a few volumes.
+
+        t is `contour_in_sds` standard deviations of the solvent, those of the voxels below its
+        level; the median over the volumes. The basis may drop 1e-3 of the median Delta^2.
+
+        Arguments:
+            features: As from `full_features`.
+        """
+        volumes = features[0].mT
+        if self.contour is None:
+            sds = torch.stack([_SD_OF_MEDIAN * (-one[one < 0]).median() for one in volumes])
+            self.contour = self.contour_in_sds * float(sds.median())
+        pairs = self._pairs()
+        coefficients = self.features(volumes.unflatten(1, 3 * (self.box,)))
+        pairs.calibrate(coefficients[..., torch.isfinite(coefficients[0, 0])])
+        self._typical_squared = float(pairs.calibration[1])
+
+    @property
+    def calibration(self) -> npt.NDArray[np.float64]:
+        """What `calibrate` found, for `recall`: the contour, and the median Delta^2."""
+        return np.array([self.contour or 0.0, self._typical_squared])
+
+    def recall(self, calibration: npt.NDArray[np.float64]) -> None:
+        """Take over what `calibrate` found in an earlier run."""
+        self.contour, self._typical_squared = map(float, calibration)
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What the distance rests on, for metric_embed.yaml."""
+        return {"lmax": self.lmax, "quantiles": self.quantiles, "contour": self.contour or 0.0}
+
+    def features(self, volumes: Tensor) -> Tensor:
+        """Coefficients ((lmax + 1)^2, quantiles / 2, volumes) of prepared volumes, in Å.
+
+        Their norm is the radius of gyration. NaN where nothing is above the contour. As
+        q(-theta, p) = -q(theta, 1 - p), the quantiles below 1/2 tell all of them.
+        """
+        if self.contour is None:
+            raise ArgumentError("the contour is not known: call calibrate, or give contour=.")
+        slices = self._slices()
+        found = [
+            slices.quantiles((volume.flatten() - self.contour).clamp(min=0)) for volume in volumes
+        ]
+        of_all = torch.stack(found).mT  # volumes, quantiles, directions
+        low, high = of_all.chunk(2, dim=1)
+        high = high.flip(1)
+        scale = (3 * 2 * slices.weights[: low.shape[1]] / (4 * pi)).sqrt() * self.apix_in_angstroms
+        parts = torch.stack([low - high, low + high]) / 2 * scale[:, None]
+        coefficients = slices.sphere.analyse(parts.flatten(1, 2).to(self.dtype))
+        return coefficients.unflatten(1, (len(volumes), -1)).mT.contiguous()
+
+    def pairwise(
+        self, features: Tensor, fit_on: Tensor | None = None, store: PieceStore = NO_CACHE
+    ) -> PairwiseDistances:
+        """Delta, rotation, raw distance and second-peak gap of every pair.
+
+        Arguments:
+            features: As from `features`, all volumes.
+            fit_on: Which volumes the basis of the quantiles may look at, (L,) bool; all if None.
+            store: Where finished blocks of pairs are kept, and found again.
+
+        Returns:
+            Tensors on the CPU; raw distances are turned by nothing, but moved onto each other.
+        """
+        return self._pairs().pairwise(features, fit_on, store)
+
+    def onto(self, reference: Tensor, features: Tensor) -> PairResults:
+        """Turn many volumes onto one: reference ≈ R·volume, up to a translation.
+
+        Arguments:
+            reference: Features of one volume, last axis 1.
+            features: Features of the others.
+        """
+        return self._pairs().onto(reference, features)
+
+    def _slices(self) -> _Slices:
+        return _slices(self.box, self.lmax, self.quantiles, self.dtype, torch.device(self.device))
+
+    def _pairs(self) -> RotationDistance:
+        """All that follows the coefficients is that of the L2 distance."""
+        pairs = RotationDistance(
+            self.box,
+            lmax=self.lmax,
+            pairs_per_tile=self.pairs_per_tile,
+            pairs_per_block=self.pairs_per_block,
+            dtype=self.dtype,
+            device=self.device,
+            progress=self.progress,
+        )
+        pairs.recall(np.array([self.lmax, self._typical_squared]))
+        return pairs
+
+
+def transport_distances(
+    volumes: Array,
+    *,
+    apix_in_angstroms: float = 1.0,
+    contour: float | None = None,
+    window: float = WINDOW_RADIUS,
+    lmax: int = LMAX,
+    quantiles: int = QUANTILES,
+    pairs_per_tile: int = 1024,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> PairwiseDistances:
+    r"""How far mass must be carried between all pairs of volumes, after the best rotation.
+
+    The sliced Wasserstein distance (`TransportDistance`), minimised over rotations and
+    translations. Where L2 says that a part has moved, this says how far.
+
+    Arguments:
+        volumes: (L, n, n, n) density [z, y, x], numpy array or tensor, n even.
+        apix_in_angstroms: Size of a voxel; 1 for distances in voxels.
+        contour: t, the density above the solvent's level that counts as mass. None: 3 standard
+            deviations of the solvent.
+        window: Start of the window's fall-off as a fraction of the half box.
+        lmax: Angular band limit.
+        quantiles: How many of every projection, even.
+        pairs_per_tile: Pairs that one thread works on at once; bounds its memory.
+        dtype: torch.float32 or torch.float64; None: as the input.
+        device: For example "cuda".
+        progress: Show a progress bar.
+
+    Returns:
+        `PairwiseDistances` in Å, numpy arrays unless a tensor went in.
+
+    Raises:
+        VolumeError: A volume is not a cube, is constant, holds NaN or Inf, or nothing in it is
+            above the contour.
+
+    References:
+        Bonneel et al., J. Math. Imaging Vis. 51, 2015, doi:10.1007/s10851-014-0506-3.
+
+    Example:
+        >>> import numpy as np
+        >>> volume = np.zeros((16, 16, 16)) + np.random.default_rng(0).normal(size=(16, 16, 16))
+        >>> found = transport_distances(np.stack([volume, 2 * volume]), contour=1.0)
+        >>> found.distances.shape
+        (2, 2)
+    """
+    tensor = as_tensor(volumes, dtype)
+    check_volumes(tensor)
+    distance = TransportDistance(
+        tensor.shape[-1],
+        apix_in_angstroms,
+        contour=contour,
+        lmax=lmax,
+        quantiles=quantiles,
+        pairs_per_tile=pairs_per_tile,
+        dtype=tensor.dtype,
+        device=device,
+        progress=progress,
+    )
+    prepared = distance.prepare(tensor, spherical_window(tensor.shape[-1], window)).to(device)
+    pilots = prepared[spread(len(prepared), min(PILOT_COUNT, len(prepared)))]
+    distance.calibrate(distance.full_features(pilots))
+    features = distance.features(prepared)
+    empty = (~torch.isfinite(features[0, 0])).nonzero().flatten().tolist()
+    if empty:
+        raise VolumeError(
+            f"volumes[{empty[0]}] has no density above the contour, {distance.contour:.3g}. "
+            "Leave it out, or give a lower contour."
+        )
+    return as_given(distance.pairwise(features), volumes)
