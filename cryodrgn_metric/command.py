@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cryodrgn_metric.config import (
+    DISTANCES,
     LOSSES,
     PRECISIONS,
     SAMPLINGS,
@@ -132,9 +133,16 @@ def _add_landmark_args(group: argparse._ArgumentGroup) -> None:
 def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--distance",
-        choices=("so3",),
+        choices=DISTANCES,
         default=DistanceConfig.distance,
-        help="so3: the L2 distance, minimised over all rotations (default: %(default)s)",
+        help="so3: the L2 distance, minimised over all rotations; transport: how far mass has\n"
+        "moved, in Angstroms, minimised over rotations and translations (default: %(default)s)",
+    )
+    group.add_argument(
+        "--contour",
+        type=float,
+        help="For transport: density counts as mass from so many standard deviations of the\n"
+        "solvent above its level (default: 3)",
     )
     group.add_argument(
         "--scale",
@@ -255,7 +263,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
             invert=args.invert,
             precision=args.precision,
         ),
-        distances=DistanceConfig(args.distance, args.scale),
+        distances=DistanceConfig(args.distance, args.scale, args.contour),
         metric_map=MetricMapConfig(dimension=args.dim, loss=args.loss),
         clusters=ClusterConfig(args.ksample, args.skip_vol, args.skip_umap),
     )

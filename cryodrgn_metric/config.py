@@ -25,6 +25,7 @@ __all__ = [
 
 SAMPLINGS = ("kmeans", "random", "farthest")
 LOSSES = ("relative", "weighted")
+DISTANCES = ("so3", "transport")
 SCALES = ("none", "unit")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -92,12 +93,31 @@ class DistanceConfig:
 
     distance: str = "so3"
     scale: str = "none"
+    contour: float | None = None  # of transport: None: 3 standard deviations of the solvent
     pairs_per_tile: int = 1024
     pairs_per_block: int = 4096  # kept as one file: some seconds of work, and few enough files
 
     def __post_init__(self) -> None:
-        _require(self.distance == "so3", f"--distance must be so3; got {self.distance!r}.")
+        _require(
+            self.distance in DISTANCES,
+            f"--distance must be one of {', '.join(DISTANCES)}; got {self.distance!r}.",
+        )
         _require(self.scale in SCALES, f"--scale must be none or unit; got {self.scale!r}.")
+        transport = self.distance == "transport"
+        _require(
+            not (transport and self.scale == "unit"),
+            "--scale unit has no meaning for --distance transport, which gives every volume the "
+            "mass 1 anyway. Leave it out.",
+        )
+        _require(
+            self.contour is None or transport,
+            "--contour is for --distance transport only. Leave it out, or type both.",
+        )
+        _require(
+            self.contour is None or 0 < self.contour < inf,
+            "--contour must be a positive number of standard deviations of the solvent; got "
+            f"{self.contour}.",
+        )
         least = min(self.pairs_per_tile, self.pairs_per_block)
         _require(least > 0, f"pairs per tile and per block must be at least 1; got {least}.")
 

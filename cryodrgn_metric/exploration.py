@@ -105,15 +105,18 @@ def read_rotations(run: Run, measured: Measured) -> dict[str, Any]:
 
 
 def _typical_norm(run: Run, measured: Measured) -> float:
-    """RMS norm of the volumes, in units of Delta; --scale unit has made it 1."""
+    """RMS norm of the volumes, in units of Delta; --scale unit has made it 1.
+
+    That of transport is the radius of gyration, in Å.
+    """
     if run.config.distances.scale == "unit":
         return 1.0
     return float(np.sqrt(np.mean(measured.volume_norms**2)))
 
 
 def _contrast(run: Run, measured: Measured) -> dict[str, float] | None:
-    """What norms add to Delta; None where --scale unit has divided them out."""
-    if run.config.distances.scale == "unit":
+    """What norms add to Delta; None where --scale unit or transport have divided them out."""
+    if run.config.distances.scale == "unit" or run.config.distances.distance == "transport":
         return None
     return vars(contrast_of(measured.pairs.distances, measured.volume_norms))
 

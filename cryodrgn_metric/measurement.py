@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 MASK_WARNING = 0.10  # of the median Delta
 WORTH_ROUNDING = 1.1  # times as fast
+_NO_VOLUME = "are constant or hold NaN"
 MOST_UNUSABLE = 0.05  # of the landmarks; above, the decoder is not to be trusted at all
 
 
@@ -136,13 +137,17 @@ def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
         "box": run.stream.box,
         "max_frequency": run.stream.max_frequency,
         "scale": run.config.distances.scale,
+        "distance": run.config.distances.distance,
+        "contour": run.config.distances.contour,
+        "apix": _apix_that_counts(run),
         "precision": run.config.volumes.precision,
     }
     pilot = run.cache.stage("calibration", **made_from)
     with run.watch.stage("volumes"):
         calibrate(run.stream, latents[landmarks.train], run.distance, pilot)
         pilot.forget_others()
-        logger.info("Angular band limit lmax = %d.", run.distance.lmax)
+        settings = (f"{name} = {value:.4g}" for name, value in run.distance.settings.items())
+        logger.info("The distance rests on %s.", ", ".join(settings))
         stage = run.cache.stage("volumes", **made_from, calibration=run.distance.calibration)
         features = stream_features(
             run.stream,
@@ -153,6 +158,12 @@ def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
         )
     _tell_reuse(run, "volumes", "batches", stage)
     return features, stage.key
+
+
+def _apix_that_counts(run: Run) -> float | None:
+    """Of the compared volumes, where the distance is a length."""
+    is_length = run.config.distances.distance == "transport"
+    return run.apix_at_box(run.stream.box) if is_length else None
 
 
 def _tell_reuse(run: Run, name: str, pieces: str, stage: Stage) -> None:
@@ -169,8 +180,10 @@ def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> Non
     bad = run.workdir.particle_indices[landmarks.indices[~usable]]
     if not len(bad):
         return
+    transport = run.config.distances.distance == "transport"
+    fault = "are constant, hold NaN or nothing above --contour" if transport else _NO_VOLUME
     text = (
-        f"{len(bad)} of {len(landmarks)} decoded volumes are constant or hold NaN; particles "
+        f"{len(bad)} of {len(landmarks)} decoded volumes {fault}; particles "
         f"{', '.join(map(str, bad[:10]))}"
         f"{', ...' if len(bad) > 10 else ''}."
     )

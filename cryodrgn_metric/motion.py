@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -233,8 +234,8 @@ def _aligned_along(run: Run, volumes: AlignedVolumes) -> tuple[AlignedVolumes, A
     """Rotations carried along the path from the volume nearest to the medoid; Delta (P, P)."""
     if len(volumes) == 1:
         return volumes, np.zeros((1, 1), np.float32)
-    distance = replace(run.distance, progress=False)  # there is a bar for all paths
-    distance.recall(run.distance.calibration)
+    distance = copy(run.distance)
+    distance.progress = False  # there is a bar for all paths
     with one_thread():  # few volumes: threads would mostly wait for each other
         found = distance.pairwise(volumes.features)
     between = found.rotations.double().numpy()  # V_i ≈ between[i, j]·V_j

@@ -196,7 +196,7 @@ def _parameters(run: Run) -> dict[str, object]:
         "box": run.stream.box,
         "apix_in_angstroms": run.apix_at_box(run.stream.box),
         "max_frequency": run.stream.max_frequency,
-        "lmax": run.distance.lmax,
+        **run.distance.settings,
         "device": run.device,
         "threads": torch.get_num_threads(),
         "reused_from_an_earlier_run": run.reused,

@@ -13,8 +13,8 @@ from cryodrgn_metric.artifacts import require_space, sha256_of
 from cryodrgn_metric.cache import StageCache
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.distances.base import VolumeDistance
 from cryodrgn_metric.distances.choice import distance_of
-from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.streaming import VolumeStream
 from cryodrgn_metric.errors import ArgumentError, VolumeError, WorkdirError
 from cryodrgn_metric.landmarks import candidate_pool, rows_of_particles
@@ -56,7 +56,7 @@ class Run:
     digests: dict[str, str]
     pool: np.ndarray
     stream: VolumeStream
-    distance: RotationDistance
+    distance: VolumeDistance
     watch: Stopwatch = field(default_factory=Stopwatch)
     map_history: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
@@ -102,7 +102,8 @@ def prepare(config: EmbedConfig) -> Run:
     pool = _candidates(config, workdir)
     require_space(folder.path, _needed_space_in_bytes(config, workdir, len(pool)))
     stream = _volume_stream(config, workdir)
-    distance = distance_of(config, stream, workdir.box_size)
+    apix_in_angstroms = _apix_at_box(config, workdir, stream.box)
+    distance = distance_of(config, stream, workdir.box_size, apix_in_angstroms)
     if digests != {name: _digest_of(path) for name, path in inputs.items()}:
         raise WorkdirError(
             f"A file of {workdir.path} has changed while it was read. Is it still being trained? "

@@ -48,8 +48,8 @@ WITHIN = {
     " < correlation, refine < search",
     "distances": "base < rotation < transport, atoms < streaming < choice",
     "safe_files": "files < pickles, yaml_files < checkpoints",
-    "report": "drawing < content < results, scatter < landscape_section < fidelity_section,"
-    " rotation_section, motion_section, clusters_section, comparison_section, verdict"
+    "report": "drawing, wording < content < results, scatter < landscape_section"
+    " < fidelity_section, rotation_section, motion_section, clusters_section, comparison_section, verdict"
     " < gallery < page, execution < notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }

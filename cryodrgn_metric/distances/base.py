@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cryodrgn_metric.cache import NO_CACHE, PieceStore
 from cryodrgn_metric.errors import VolumeError
+from cryodrgn_metric.so3.search import PairResults
 
 __all__ = [
     "Alignment",
@@ -64,13 +65,18 @@ class PairwiseDistances:
 
 
 class VolumeDistance(Protocol):
-    """A distance between volumes, in three steps so that voxels can be streamed.
+    """A distance between volumes, in steps so that voxels can be streamed.
 
-    `calibrate` looks at the `full_features` of a few volumes, `features` is called on batches and
-    keeps what one volume needs (its last axis counts volumes), `pairwise` compares all of them and
-    hands each finished block of pairs to `store`. `calibration` is what `calibrate` found, as
-    numbers that `recall` takes.
+    `prepare` windows decoded volumes, `calibrate` looks at the `full_features` of a few of them,
+    `features` is called on batches and keeps what one volume needs (its last axis counts
+    volumes), `pairwise` compares all of them and hands each finished block of pairs to `store`;
+    `onto` turns a few onto one. `calibration` is what `calibrate` found, as numbers that `recall`
+    takes; `settings` says it in words for metric_embed.yaml.
     """
+
+    progress: bool
+
+    def prepare(self, volumes: Tensor, window: Tensor) -> Tensor: ...
 
     def full_features(self, volumes: Tensor) -> Tensor: ...
 
@@ -81,11 +87,16 @@ class VolumeDistance(Protocol):
 
     def recall(self, calibration: npt.NDArray[np.float64]) -> None: ...
 
+    @property
+    def settings(self) -> dict[str, float | None]: ...
+
     def features(self, volumes: Tensor) -> Tensor: ...
 
     def pairwise(
         self, features: Tensor, fit_on: Tensor | None = None, store: PieceStore = NO_CACHE
     ) -> PairwiseDistances: ...
+
+    def onto(self, reference: Tensor, features: Tensor) -> PairResults: ...
 
 
 def as_tensor(values: Array, dtype: torch.dtype | None) -> Tensor:

@@ -112,6 +112,10 @@ class RotationDistance:
         self._full_lmax = full_band_limit(self.box, self.max_frequency)
         self._typical_squared: float | None = None
 
+    def prepare(self, volumes: Tensor, window: Tensor) -> Tensor:
+        """Window them; their mean under the window is removed first."""
+        return windowed(volumes, window)
+
     def calibrate(self, features: Tensor) -> None:
         """Choose lmax and the radial tolerance on a few volumes, at the full band.
 
@@ -140,6 +144,11 @@ class RotationDistance:
     def recall(self, calibration: npt.NDArray[np.float64]) -> None:
         """Take over what `calibrate` found in an earlier run."""
         self.lmax, self._typical_squared = int(calibration[0]), float(calibration[1])
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """What the distance rests on, for metric_embed.yaml."""
+        return {"lmax": self.lmax}
 
     def full_features(self, volumes: Tensor) -> Tensor:
         """Coefficients at the full band limit, for `calibrate`."""

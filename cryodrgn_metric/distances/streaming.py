@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from cryodrgn_metric.cache import NO_CACHE, PieceStore
 from cryodrgn_metric.decoder import Decoder
-from cryodrgn_metric.distances.base import unusable_volumes
-from cryodrgn_metric.distances.rotation import PILOT_COUNT, RotationDistance
+from cryodrgn_metric.distances.base import VolumeDistance, unusable_volumes
+from cryodrgn_metric.distances.rotation import PILOT_COUNT
 from cryodrgn_metric.errors import VolumeError
 from cryodrgn_metric.so3.conventions import windowed
 from cryodrgn_metric.threads import map_in_threads
@@ -54,20 +54,26 @@ class VolumeStream:
     window: Tensor
     max_frequency: float | None = None
 
-    def volumes(self, latents: np.ndarray, rotations: np.ndarray | None = None) -> Tensor:
+    def volumes(
+        self,
+        latents: np.ndarray,
+        rotations: np.ndarray | None = None,
+        prepare: Callable[[Tensor, Tensor], Tensor] = windowed,
+    ) -> Tensor:
         """Windowed volumes (B, box, box, box), turned by `rotations` (B, 3, 3) if given.
 
-        A volume that is constant or holds NaN becomes NaN all over.
+        What is compared is windowed by the distance's own `prepare`. A volume that is constant or
+        holds NaN becomes NaN all over.
         """
         decoded = self.decoder.decode(latents, self.box, rotations, self.max_frequency)
         decoded[list(unusable_volumes(decoded))] = torch.nan
-        return windowed(decoded, self.window)
+        return prepare(decoded, self.window)
 
 
 def calibrate(
     stream: VolumeStream,
     latents: np.ndarray,
-    distance: RotationDistance,
+    distance: VolumeDistance,
     store: PieceStore = NO_CACHE,
 ) -> None:
     """Let the distance see up to ten volumes, evenly spread over `latents`.
@@ -87,10 +93,11 @@ def calibrate(
     distance.features(torch.zeros(1, side, side, side, device=device))
 
 
-def _pilot_features(
-    stream: VolumeStream, latents: np.ndarray, distance: RotationDistance
-) -> Tensor:
-    pilots = [stream.volumes(latents[row : row + 1]) for row in range(len(latents))]
+def _pilot_features(stream: VolumeStream, latents: np.ndarray, distance: VolumeDistance) -> Tensor:
+    pilots = [
+        stream.volumes(latents[row : row + 1], prepare=distance.prepare)
+        for row in range(len(latents))
+    ]
     usable = [pilot for pilot in pilots if not unusable_volumes(pilot)]
     if len(usable) < 2:
         raise VolumeError(
@@ -103,7 +110,7 @@ def _pilot_features(
 def stream_features(
     stream: VolumeStream,
     latents: np.ndarray,
-    distance: RotationDistance,
+    distance: VolumeDistance,
     desc: str | None = "Volumes",
     store: PieceStore = NO_CACHE,
     announce: Callable[[int], object] | None = None,
@@ -127,7 +134,8 @@ def stream_features(
 
     def expand(number: int) -> Tensor:
         chosen = slice(starts[number], starts[number] + VOLUMES_PER_BATCH)
-        return _features_or_nan(stream.volumes(latents[chosen]), distance)
+        volumes = stream.volumes(latents[chosen], prepare=distance.prepare)
+        return _features_or_nan(volumes, distance)
 
     done = sum(part.shape[-1] for part in parts.values() if part is not None)
     if missing and announce is not None:
@@ -147,7 +155,7 @@ def _kept_part(store: PieceStore, number: int, stream: VolumeStream) -> Tensor |
     return None if piece is None else torch.from_numpy(piece).to(stream.decoder.device)
 
 
-def _features_or_nan(volumes: Tensor, distance: RotationDistance) -> Tensor:
+def _features_or_nan(volumes: Tensor, distance: VolumeDistance) -> Tensor:
     unusable = list(unusable_volumes(volumes))
     volumes[unusable] = 0.0
     features = distance.features(volumes)
@@ -161,7 +169,7 @@ def usable_columns(features: Tensor) -> BoolArray:
 
 
 def mask_anisotropy(
-    stream: VolumeStream, latents: np.ndarray, rotations: np.ndarray, distance: RotationDistance
+    stream: VolumeStream, latents: np.ndarray, rotations: np.ndarray, distance: VolumeDistance
 ) -> float:
     """Median delta(M·V, M·(R·V)): what a mask that doesn't turn adds to a pure rotation.
 
@@ -178,7 +186,8 @@ def mask_anisotropy(
     turns = rotations[rows[0], rows].astype(np.float64)
     found = []
     for row, turn in zip(rows, turns, strict=True):
-        still = distance.features(stream.volumes(latents[row : row + 1]))
-        moved = distance.features(stream.volumes(latents[row : row + 1], turn[None]))
+        latent = latents[row : row + 1]
+        still = distance.features(stream.volumes(latent, prepare=distance.prepare))
+        moved = distance.features(stream.volumes(latent, turn[None], distance.prepare))
         found.append(distance.onto(still, moved).distances)
     return float(torch.cat(found).median())

@@ -214,9 +214,9 @@ class TransportDistance:
         self.contour, self._typical_squared = map(float, calibration)
 
     @property
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, float | None]:
         """What the distance rests on, for metric_embed.yaml."""
-        return {"lmax": self.lmax, "quantiles": self.quantiles, "contour": self.contour or 0.0}
+        return {"lmax": self.lmax, "quantiles": self.quantiles, "contour": self.contour}
 
     def features(self, volumes: Tensor) -> Tensor:
         """Coefficients ((lmax + 1)^2, quantiles / 2, volumes) of prepared volumes, in Å.

@@ -110,7 +110,7 @@ def _held_out(results: Results, other: Results) -> Figure:
         measured = measured[np.triu_indices(len(measured), 1)]
         pair_cloud(axis, measured, pdist(run.held_out["z_metric"]))
         diagonal(axis, float(measured.max()), "distance = Δ")
-        axis.set(xlabel="measured Δ (density units)", ylabel="distance in z'")
+        axis.set(xlabel=f"measured Δ ({run.wording.unit})", ylabel="distance in z'")
         axis.set_title(
             f"{name}: stress-1 {shown(run.fidelity['z_metric']['stress1'])}", fontsize=10
         )
@@ -148,12 +148,13 @@ def _facts(run: Results) -> dict[str, Any]:
         "box compared": run.parameters["box"],
         "dimension of z'": run.dimension,
         "loss": config["metric_map"]["loss"],
+        "distance": config["distances"]["distance"],
         "scale": config["distances"]["scale"],
         "stress-1 of z": fidelity["z"]["stress1"],
         "stress-1 of z'": fidelity["z_metric"]["stress1"],
         "Spearman of z'": fidelity["z_metric"]["spearman"],
         "median error of h_ψ": fidelity["h_psi"]["median_relative_error"],
-        "median Δ / |V|": run.relative_distance,
+        "median Δ / |V|, or Rg": run.relative_distance,
         "share of rotation": run.summary["rotation"]["share"],
         "share of norms in Δ²": (run.summary["contrast"] or {}).get("norm_share", "–"),
         "outside the landmarks' reach": run.summary["reach"]["outside_share"],

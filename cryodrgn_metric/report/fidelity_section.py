@@ -85,7 +85,7 @@ def fidelity_section(results: Results) -> Section:
         f"Distances here are those of {scores['test_landmarks']} test landmarks, drawn at random "
         f"from the particles and kept from every model; their {pairs:,} pairs were measured "
         "exactly. Contrast is of all landmarks, reach and uncertainty of every particle.",
-        _contrast_in_words(contrast),
+        results.wording.of_contrast if contrast is None else _contrast_in_words(contrast),
         f"{100 * reach['outside_share']:.1f} % of the particles lie outside the landmarks' reach "
         "(is_outside in particles.npz).",
     ]
@@ -102,9 +102,7 @@ def _contrast_picture(results: Results) -> Picture:
     )
 
 
-def _contrast_in_words(contrast: dict[str, float | None] | None) -> str:
-    if contrast is None:
-        return "Norms were divided out (--scale unit): Δ says nothing of contrast."
+def _contrast_in_words(contrast: dict[str, float | None]) -> str:
     return (
         f"{shown(contrast['norm_share'], '.1%')} of Δ² is a difference of the volumes' norms. "
         "Distances with the norms divided out (`--scale unit`) would rank the pairs with a "
@@ -138,7 +136,8 @@ def _shepard(results: Results) -> Figure:
         )
         unit = "units of Δ" if ours else "its own units"
         axis.set(
-            xlabel="measured Δ (density units)", ylabel=f"distance in {SPACES[name]} ({unit})"
+            xlabel=f"measured Δ ({results.wording.unit})",
+            ylabel=f"distance in {SPACES[name]} ({unit})",
         )
     for axis in axes[len(spaces) :]:
         axis.set_axis_off()
@@ -173,13 +172,14 @@ def _distance_net(results: Results) -> Figure:
     figure, (left, right) = panels(2, "h_ψ on pairs of held-out landmarks")
     pair_cloud(left, measured, predicted)
     diagonal(left, float(measured.max()), "predicted = measured")
-    left.set(xlabel="measured Δ (density units)", ylabel="predicted h_ψ (density units)")
+    unit = results.wording.unit
+    left.set(xlabel=f"measured Δ ({unit})", ylabel=f"predicted h_ψ ({unit})")
     left.set_title(f"median error {shown(errors['median_relative_error'], '.1%')}", fontsize=10)
     relative = 100 * (predicted - measured) / np.maximum(measured, 1e-30)
     pair_cloud(right, measured, relative)
     right.axhline(0, color=ACCENT, lw=1.2)
     bound = float(np.clip(np.percentile(np.abs(relative), 99), 1, 200))
-    right.set(xlabel="measured Δ (density units)", ylabel="error (%)", ylim=(-bound, bound))
+    right.set(xlabel=f"measured Δ ({unit})", ylabel="error (%)", ylim=(-bound, bound))
     p90 = shown(errors["percentile_90_relative_error"], ".1%")
     right.set_title(f"90 % of pairs within {p90}", fontsize=10)
     return figure

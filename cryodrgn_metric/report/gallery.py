@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,9 +87,15 @@ def _facts(results: Results) -> dict[str, str]:
         f"{results.fidelity['test_landmarks']} held out",
         "dimensions": f"{results.workdir.latents.shape[1]} of z, {results.dimension} of z'",
         "volumes compared": f"box {box}, {apix:.3g} Å per voxel",
-        "distance": f"{config['distances']['distance']}, lmax {parameters['lmax']}",
+        "distance": _distance(parameters, config["distances"]["distance"]),
         "version": f"cryodrgn_metric {parameters['version']}",
     }
+
+
+def _distance(parameters: dict[str, Any], name: str) -> str:
+    contour = parameters.get("contour")
+    above = "" if contour is None else f", of density above {contour:.3g}"
+    return f"{name}, lmax {parameters['lmax']}{above}"
 
 
 def _scatter(results: Results, covariates: Columns) -> Scatter:

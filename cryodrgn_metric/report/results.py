@@ -17,6 +17,7 @@ from cryodrgn_metric.hidden_rotation import unambiguous
 from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.path_folder import PathFolder
 from cryodrgn_metric.reference_spaces import principal_components
+from cryodrgn_metric.report.wording import WORDINGS, Wording
 from cryodrgn_metric.safe_files.pickles import load_pickle
 from cryodrgn_metric.safe_files.yaml_files import load_yaml
 from cryodrgn_metric.workdir import Workdir
@@ -147,8 +148,13 @@ class Results:
         return np.array([cluster["medoid_row"] for cluster in self.summary["clusters"]])
 
     @property
+    def wording(self) -> Wording:
+        """How to speak of the distance that was measured."""
+        return WORDINGS[self.parameters["config"]["distances"]["distance"]]
+
+    @property
     def relative_distance(self) -> float:
-        """The median Delta of held-out pairs, of a volume's typical norm."""
+        """The median Delta of held-out pairs, of a volume's typical size (`wording`)."""
         size = self.fidelity["median_distance"] or 0.0
         return float(size / max(self.fidelity["rms_volume_norm"], 1e-30))
 

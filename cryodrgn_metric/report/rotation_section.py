@@ -27,14 +27,14 @@ def rotation_section(results: Results) -> Section:
     Arguments:
         results: Of a finished run.
     """
-    rotation = results.summary["rotation"]
+    rotation, words = results.summary["rotation"], results.wording
     pictures = [
         Picture(
             "raw_distance",
             _raw_distance(results),
-            "Each point is a pair of landmark volumes: their distance as they are against Δ, "
-            "their distance after the best rotation. Points far below the line became much more "
-            "alike by turning.",
+            f"Each point is a pair of landmark volumes: their distance {words.as_they_are} "
+            "against Δ, their distance after the best rotation. Points far below the line became "
+            "much more alike by turning.",
         ),
         Picture(
             "rotation_angles",
@@ -81,7 +81,7 @@ def _raw_distance(results: Results) -> Figure:
     diagonal(axis, float(raw.max()), "nothing to turn")
     share = shown(results.summary["rotation"]["share"], ".1%")
     axis.set_title(f"{share} of the squared raw distance is rotation", fontsize=10)
-    axis.set(xlabel="||V₁ - V₂|| (density units)", ylabel="Δ = min over R of ||V₁ - R·V₂||")
+    axis.set(xlabel=results.wording.raw, ylabel=results.wording.turned)
     return figure
 
 

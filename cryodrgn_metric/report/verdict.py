@@ -19,6 +19,7 @@ THRESHOLDS = {
     "median error of h_psi": (0.08, 0.20),
     "share of rotation": (0.05, 0.30),
     "median Delta / |V|": (0.10, 0.05),
+    "median Delta / Rg": (0.02, 0.01),
     "outside the landmarks' reach": (0.02, 0.10),
 }
 """Up to the first value (for Delta: from it on) a number is good, up to the second it is fair.
@@ -111,13 +112,13 @@ def _rotation(results: Results) -> Judgement:
 
 
 def _motion(results: Results) -> Judgement:
-    size = results.relative_distance
-    grade = _grade("median Delta / |V|", size)
+    size, words = results.relative_distance, results.wording
+    grade = _grade(f"median Delta / {words.size_symbol}", size)
     if grade == "poor":
         return Judgement(
             f"The volumes hardly differ once they are turned: the median Δ is {100 * size:.1f} % "
-            "of a volume's norm, so what z' shows may be noise; compare with a replicate before "
-            "you interpret it.",
+            f"of a volume's {words.size}, so what z' shows may be noise; compare with a replicate "
+            "before you interpret it.",
             grade,
         )
     shares = results.components[1]
@@ -126,8 +127,8 @@ def _motion(results: Results) -> Judgement:
     outside = results.summary["reach"]["outside_share"]
     part = f" ({100 * shares[:count].sum():.0f} % of its variance)"
     text = (
-        f"The volumes differ by a median of {100 * size:.0f} % of their norm; the motion takes "
-        f"{count} of the {results.dimension} dimensions of z'"
+        f"The volumes differ by a median of {100 * size:.{words.size_digits}f} % of their "
+        f"{words.size}; the motion takes {count} of the {results.dimension} dimensions of z'"
         f"{part if count < results.dimension else ''}, and particles form "
         f"{_islands_in_words(islands)}; {shown(outside, '.1%')} of them lie where no landmark is "
         "near."

@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 
 from cryodrgn_metric.report.verdict import THRESHOLDS, judge
+from cryodrgn_metric.report.wording import WORDINGS
 
 DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 
 
 def results_of(
-    stress=0.1, error=0.01, share=0.01, score=0.5, delta=0.3, dimension=2, islands=2, outside=0.01
+    stress=0.1,
+    error=0.01,
+    share=0.01,
+    score=0.5,
+    delta=0.3,
+    dimension=2,
+    islands=2,
+    outside=0.01,
+    distance="so3",
 ):
     """What the verdict reads of a run's results, with these numbers in it."""
     spreads = 5.0 ** -np.arange(dimension)
@@ -33,6 +42,7 @@ def results_of(
         },
         dimension=dimension,
         relative_distance=delta,
+        wording=WORDINGS[distance],
         densest=np.arange(-1, islands),
         components=(None, spreads**2 / (spreads**2).sum()),
     )
@@ -61,6 +71,15 @@ def test_each_number_is_judged_by_its_thresholds(name, argument, place):
     worse = 1.001 if good < fair else 0.999
     found = [grades(**{argument: value})[place] for value in (good, good * worse, fair * worse)]
     assert found == ["good", "fair", "poor"]
+
+
+def test_carried_mass_is_judged_by_the_radius_of_gyration():
+    good, fair = THRESHOLDS["median Delta / Rg"]
+    numbers = {"distance": "transport", "outside": 0.0}
+    found = [grades(delta=value, **numbers)[2] for value in (good, 0.999 * good, 0.999 * fair)]
+    assert found == ["good", "fair", "poor"]
+    text = sentences(delta=0.034, distance="transport")[2]
+    assert "median of 3.4 % of their radius of gyration; the motion takes" in text
 
 
 def test_the_worse_of_stress_and_error_counts():

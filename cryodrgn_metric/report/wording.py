@@ -1,0 +1,58 @@
+"""What the report must say differently for each distance: units, and what a volume's size is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["WORDINGS", "Wording"]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How the report speaks of one `--distance`.
+
+    Arguments:
+        unit: Of Delta and of z'.
+        raw: The axis of distances that nothing was turned for.
+        turned: The axis of Delta beside it.
+        as_they_are: Of those raw distances.
+        size: What Delta is set in relation to: the root mean square of it over the landmarks.
+        size_symbol: The same, short.
+        size_digits: Of Delta in percent of it.
+        of_contrast: What Delta says of contrast where it was not measured.
+    """
+
+    unit: str
+    raw: str
+    turned: str
+    as_they_are: str
+    size: str
+    size_symbol: str
+    size_digits: int
+    of_contrast: str
+
+
+WORDINGS = {
+    "so3": Wording(
+        unit="density units",
+        raw="||V₁ - V₂|| (density units)",
+        turned="Δ = min over R of ||V₁ - R·V₂||",
+        as_they_are="as they are",
+        size="norm",
+        size_symbol="|V|",
+        size_digits=0,
+        of_contrast="Norms were divided out (--scale unit): Δ says nothing of contrast.",
+    ),
+    "transport": Wording(
+        unit="Å",
+        raw="before turning, centred (Å)",
+        turned="Δ, after the best rotation (Å)",
+        as_they_are="centred on each other",
+        size="radius of gyration",
+        size_symbol="Rg",
+        size_digits=1,
+        of_contrast="Δ is how far mass has moved (--distance transport), in Å, root mean square. "
+        "Every volume has the mass 1: Δ says nothing of contrast.",
+    ),
+}
+"""By the choices of --distance."""
