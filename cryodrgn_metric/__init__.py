@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cryodrgn_metric.distance_net import DistanceNet
     from cryodrgn_metric.distances.base import Alignment, PairwiseDistances
     from cryodrgn_metric.distances.rotation import align, pairwise_distances, rotate
+    from cryodrgn_metric.distances.transport import transport_distances
     from cryodrgn_metric.errors import (
         ArgumentError,
         FolderBusyError,
@@ -45,6 +46,7 @@ __all__ = [
     "open_workdir",
     "pairwise_distances",
     "rotate",
+    "transport_distances",
 ]
 
 __version__ = "0.1.0"
@@ -53,6 +55,7 @@ _NAMES_BY_MODULE = {
     "distance_net": ("DistanceNet",),
     "distances.base": ("Alignment", "PairwiseDistances"),
     "distances.rotation": ("align", "pairwise_distances", "rotate"),
+    "distances.transport": ("transport_distances",),
     "errors": (
         "ArgumentError",
         "FolderBusyError",

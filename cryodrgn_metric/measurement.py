@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 MASK_WARNING = 0.10  # of the median Delta
 WORTH_ROUNDING = 1.1  # times as fast
-_NO_VOLUME = "are constant or hold NaN"
 MOST_UNUSABLE = 0.05  # of the landmarks; above, the decoder is not to be trusted at all
 
 
@@ -180,8 +179,9 @@ def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> Non
     bad = run.workdir.particle_indices[landmarks.indices[~usable]]
     if not len(bad):
         return
-    transport = run.config.distances.distance == "transport"
-    fault = "are constant, hold NaN or nothing above --contour" if transport else _NO_VOLUME
+    fault = "are constant or hold NaN"
+    if run.config.distances.distance == "transport":
+        fault = "are constant, or hold NaN, or nothing above --contour"
     text = (
         f"{len(bad)} of {len(landmarks)} decoded volumes {fault}; particles "
         f"{', '.join(map(str, bad[:10]))}"

@@ -49,7 +49,8 @@ WITHIN = {
     "distances": "base < rotation < transport, atoms < streaming < choice",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing, wording < content < results, scatter < landscape_section"
-    " < fidelity_section, rotation_section, motion_section, clusters_section, comparison_section, verdict"
+    " < fidelity_section, rotation_section, motion_section, clusters_section,"
+    " comparison_section, verdict"
     " < gallery < page, execution < notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }

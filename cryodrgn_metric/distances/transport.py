@@ -54,7 +54,9 @@ LMAX = 8
 QUANTILES = 48
 _EXTRA_DEGREES = 4  # above lmax, that the quadrature over directions integrates exactly as well
 _SD_OF_MEDIAN = 1.4826  # of a normal distribution, over the median of what lies on one side
+_CLIPPINGS = 5
 _VOXELS_AT_ONCE = 8192
+_BINS_PER_VOXEL = 2
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class _Slices:
         levels = self.levels.expand(len(profile), -1).contiguous()
         bins = torch.searchsorted(cumulated, levels).clamp(max=profile.shape[1] - 1)
         upper, share = cumulated.gather(1, bins), (profile / profile.sum(dim=1, keepdim=True))
-        found = bins + 0.5 - (upper - levels) / share.gather(1, bins)
+        found = (bins + 0.5 - (upper - levels) / share.gather(1, bins)) / _BINS_PER_VOXEL
         return found - found @ self.weights[:, None]
 
     def _profiles(self, density: Tensor) -> Tensor:
@@ -100,11 +102,11 @@ class _Slices:
         Each voxel's mass is split between the two nearest bins, so that the mean is exact.
         """
         directions = torch.from_numpy(self.sphere.directions).to(self.positions)
-        count, bins = len(directions), self.box + 3
+        count, bins = len(directions), _BINS_PER_VOXEL * self.box + 3
         first = torch.arange(count, device=density.device)[:, None] * bins + bins // 2
         profile = density.new_zeros(count * bins, dtype=torch.float64)
         for inside in density.nonzero().squeeze(1).split(_VOXELS_AT_ONCE):
-            along = directions @ self.positions[inside].mT
+            along = _BINS_PER_VOXEL * directions @ self.positions[inside].mT
             lower = along.floor()
             upper_share = (along - lower).double() * density[inside]
             places = (lower.long() + first).flatten()
@@ -124,6 +126,22 @@ def _slices(
 def _solvent_ball(box: int) -> Tensor:
     """Where the solvent's level is read, whatever the mask: (n^3,) bool."""
     return (radial_distances(box) < WINDOW_RADIUS * box / 2).flatten()
+
+
+def _solvent_level(voxels: Tensor) -> Tensor:
+    """Their median, after the molecule was clipped: what lies 3 standard deviations above it."""
+    level = voxels.median()
+    for _ in range(_CLIPPINGS):
+        limit = level + 3 * _sd_below(voxels, level)
+        voxels = voxels[~(voxels > limit)]
+        level = voxels.median()
+    return level
+
+
+def _sd_below(voxels: Tensor, level: Tensor) -> Tensor:
+    """Standard deviation of the solvent by the voxels below its level: those of no molecule."""
+    below = level - voxels[~(voxels >= level)]
+    return _SD_OF_MEDIAN * below.median() if len(below) else torch.zeros_like(level)
 
 
 @dataclass
@@ -169,18 +187,26 @@ class TransportDistance:
     progress: bool = False
 
     def __post_init__(self) -> None:
+        if self.contour is not None and not self.contour > 0:
+            raise ArgumentError(f"contour must be a density above 0; got {self.contour}.")
+        if self.quantiles < 2 or self.quantiles % 2:
+            raise ArgumentError(f"quantiles must be even and at least 2; got {self.quantiles}.")
+        if not self.apix_in_angstroms > 0:
+            raise ArgumentError(
+                f"apix_in_angstroms must be positive; got {self.apix_in_angstroms}."
+            )
         self._typical_squared = 0.0
 
     def prepare(self, volumes: Tensor, window: Tensor) -> Tensor:
         """w (V - s): the solvent's level is 0, whatever was added to V.
 
         Arguments:
-            volumes: (..., n, n, n), as decoded.
+            volumes: (L, n, n, n), as decoded.
             window: (n, n, n), perhaps times a mask.
         """
-        ball = _solvent_ball(volumes.shape[-1]).to(volumes.device)
-        level = volumes.flatten(-3)[..., ball].median(dim=-1).values
-        return window.to(volumes) * (volumes - level[..., None, None, None])
+        ball = _solvent_ball(self.box).to(volumes.device)
+        levels = torch.stack([_solvent_level(volume.flatten()[ball]) for volume in volumes])
+        return window.to(volumes) * (volumes - levels[:, None, None, None])
 
     def full_features(self, volumes: Tensor) -> Tensor:
         """The prepared voxels themselves, for `calibrate`: (1, n^3, volumes)."""
@@ -197,7 +223,7 @@ class TransportDistance:
         """
         volumes = features[0].mT
         if self.contour is None:
-            sds = torch.stack([_SD_OF_MEDIAN * (-one[one < 0]).median() for one in volumes])
+            sds = torch.stack([_sd_below(one, one.new_zeros(())) for one in volumes])
             self.contour = self.contour_in_sds * float(sds.median())
         pairs = self._pairs()
         coefficients = self.features(volumes.unflatten(1, 3 * (self.box,)))
@@ -235,7 +261,7 @@ class TransportDistance:
         high = high.flip(1)
         scale = (3 * 2 * slices.weights[: low.shape[1]] / (4 * pi)).sqrt() * self.apix_in_angstroms
         parts = torch.stack([low - high, low + high]) / 2 * scale[:, None]
-        coefficients = slices.sphere.analyse(parts.flatten(1, 2).to(self.dtype))
+        coefficients: Tensor = slices.sphere.analyse(parts.flatten(1, 2).to(self.dtype))
         return coefficients.unflatten(1, (len(volumes), -1)).mT.contiguous()
 
     def pairwise(
