@@ -35,10 +35,14 @@ AWKWARD = [
 ]
 EVERY_OPTION = (  # each differs from its default
     "--epoch 120 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 --loss weighted "
-    "-d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 --flip --invert --scale unit "
+    "-d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 --flip --invert "
     "--ksample 7 --skip-vol --skip-umap --skip-report --seed 3 --device 1 --threads 2 "
     "--precision bfloat16"
 ).split()
+EITHER = {  # options that exclude each other: what is at its default then
+    "--scale unit": {"distance", "contour"},
+    "--distance transport --contour 2.5": {"scale"},
+}
 
 
 @pytest.fixture
@@ -162,9 +166,10 @@ class TestCommand:
         assert node.run(batch_script(BatchConfig(environment=line), ["run"]))[0] == 0
         assert (tmp_path / "activated").exists()
 
-    def test_the_run_is_the_one_that_was_typed(self, printed, monkeypatch, tmp_path):
+    @pytest.mark.parametrize("either", EITHER)
+    def test_the_run_is_the_one_that_was_typed(self, printed, monkeypatch, tmp_path, either):
         """Every option of metric_embed comes back as the same config, with absolute paths."""
-        typed = [str(DEMO), *EVERY_OPTION]
+        typed = [str(DEMO), *EVERY_OPTION, *either.split()]
         monkeypatch.chdir(tmp_path)
         parser = argparse.ArgumentParser()
         command.add_args(parser)
@@ -172,8 +177,8 @@ class TestCommand:
         defaults = vars(parser.parse_args([str(DEMO)]))
         assert {k for k, v in vars(wanted).items() if v == defaults[k]} == {
             "workdir",
-            "distance",
             "restart",
+            *EITHER[either],
         }
         (line,) = (li for li in printed(*typed).splitlines() if li.startswith("cryodrgn_metric "))
         words = shlex.split(line.removesuffix(" &"))

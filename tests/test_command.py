@@ -60,7 +60,7 @@ class TestConfig:
         given = (
             "w --epoch 25 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 "
             "--loss weighted -d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 "
-            "--flip --invert --distance so3 --scale unit --ksample 7 --skip-vol --skip-umap "
+            "--flip --invert --distance transport --contour 2.5 --ksample 7 --skip-vol --skip-umap "
             "--seed 3 --device cpu --threads 2 --restart --precision bfloat16"
         )
         assert command.embed_config(parse(*given.split())) == EmbedConfig(
@@ -75,7 +75,7 @@ class TestConfig:
             volumes=VolumeConfig(
                 32, 8.5, 1.3, os.path.abspath("m.mrc"), 0.7, True, True, "bfloat16"
             ),
-            distances=DistanceConfig("so3", "unit"),
+            distances=DistanceConfig("transport", contour=2.5),
             metric_map=MetricMapConfig(dimension=4, loss="weighted"),
             clusters=ClusterConfig(7, True, True),
         )
@@ -99,6 +99,7 @@ class TestConfig:
             "",
             "w --sampling grid",
             "w --loss none",
+            "w --distance l2",
             "w --threads 0",
             "w --dim auto",
             "w --flow",
@@ -150,6 +151,19 @@ class TestMain:
             command.main(parse("w", "--landmarks", "2"))
         assert (stop.value.code, pipeline.configs) == (2, [])
         assert "--landmarks must be at least 10; got 2." in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "options, message",
+        [
+            ("--distance transport --scale unit", "--scale unit has no meaning for --distance"),
+            ("--contour 3", "--contour is for --distance transport only."),
+            ("--distance transport --contour -1", "--contour must be a positive number"),
+        ],
+    )
+    def test_options_that_exclude_each_other(self, pipeline, capsys, options, message):
+        with pytest.raises(SystemExit):
+            command.main(parse("w", *options.split()))
+        assert not pipeline.configs and message in capsys.readouterr().err
 
     def test_a_bug_keeps_its_traceback(self, pipeline):
         pipeline.fail = ZeroDivisionError()

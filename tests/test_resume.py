@@ -285,6 +285,7 @@ CHANGED = {
     "low-pass": (("--low-pass", "12"), ""),
     "mask radius": (("--mask-radius", "0.7"), ""),
     "scale": (("--scale", "unit"), ""),
+    "distance": (("--distance", "transport"), ""),
     "precision": (("--precision", "bfloat16"), ""),
 }
 
