@@ -60,8 +60,8 @@ class TestConfig:
         given = (
             "w --epoch 25 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 "
             "--loss weighted -d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 "
-            "--flip --invert --distance transport --contour 2.5 --ksample 7 --skip-vol --skip-umap "
-            "--seed 3 --device cpu --threads 2 --restart --precision bfloat16"
+            "--flip --invert --distance transport --contour 2.5 --ksample 7 --skip-vol "
+            "--skip-umap --seed 3 --device cpu --threads 2 --restart --precision bfloat16"
         )
         assert command.embed_config(parse(*given.split())) == EmbedConfig(
             workdir=os.path.abspath("w"),
