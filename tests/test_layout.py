@@ -51,7 +51,7 @@ WITHIN = {
     "report": "drawing, wording < content < results, scatter < landscape_section"
     " < fidelity_section, rotation_section, motion_section, clusters_section,"
     " comparison_section, verdict"
-    " < gallery < page, execution < notebook < writing",
+    " < gallery < page, inline, execution < notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }
 
