@@ -17,7 +17,9 @@ from conftest import PARTICLES, quiet
 from running import FEW, hashes, run, unchanged
 from scipy.spatial.transform import Rotation
 
+import cryodrgn_metric as cm
 from cryodrgn_metric import script
+from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.errors import ArgumentError, MetricError, UnsafeFileError
 from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.report.comparison_section import comparison_section
@@ -306,3 +308,28 @@ def test_four_dimensions_of_unit_volumes(embedded, tmp_path):
     assert "contrast" not in drawn and "z_metric_umap" not in drawn  # it was skipped
     assert [f"PC{i} of z'" in shown.scatter.axes for i in range(1, 6)] == [True] * 4 + [False]
     assert "Norms were divided out" in " ".join(shown.sections[0].paragraphs)
+
+
+def test_transport_is_told_in_angstroms(embedded, tmp_path):
+    """The whole command by another distance, which is the public function's."""
+    run(embedded, "--epoch", "2", "--distance", "transport", "-o", tmp_path / "out")
+    results = Results.load(open_workdir(embedded, 2), MetricFolder(tmp_path / "out", 2))
+    rows, contour = results.landmarks["landmark_rows"], results.parameters["contour"]
+    with quiet():
+        decoder = Decoder.from_workdir(results.workdir, device="cpu")
+    expected = cm.transport_distances(
+        decoder.decode(results.workdir.latents[rows[:6]]),
+        contour=contour,
+        apix_in_angstroms=results.parameters["apix_in_angstroms"],
+    )
+    np.testing.assert_allclose(
+        results.landmarks["distances"][:6, :6], expected.distances.numpy(), rtol=0.02, atol=1e-3
+    )
+    shown = report_of(results)
+    drawn = {picture.name: picture for section in shown.sections for picture in section.pictures}
+    assert "contrast" not in drawn
+    assert "how far mass has moved" in " ".join(shown.sections[0].paragraphs)
+    labels = [axis.get_xlabel() for axis in drawn["shepard"].figure.axes]
+    assert "measured Δ (Å)" in labels and "density units" not in "".join(labels)
+    assert "radius of gyration" in shown.verdict[2]
+    assert f"of density above {contour:.3g}" in shown.facts["distance"]
