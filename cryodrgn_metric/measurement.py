@@ -112,8 +112,8 @@ def measure_distances(run: Run, landmarks: Landmarks) -> Measured:
     with run.watch.stage("distances"):
         found = run.distance.pairwise(features, fit_on=is_train, store=stage)
     _tell_reuse(run, "distances", "blocks of pairs", stage)
-    pairs = PairwiseDistances(**{name: value.numpy() for name, value in vars(found).items()})
-    norms = features.square().sum(dim=(0, 1)).sqrt().cpu().numpy()
+    pairs = found.numpy()
+    norms = run.distance.norms(features).cpu().numpy()
     latents = run.workdir.latents[landmarks.indices]
     measured = Measured(landmarks, latents, pairs, features, norms, stage.key)
     if stage.saved_rows:

@@ -48,14 +48,17 @@ def ball_radius(box: int, max_frequency: float | None = None) -> float:
     return largest if max_frequency is None else min(max_frequency, largest)
 
 
-def full_band_limit(box: int, max_frequency: float | None = None) -> int:
+def full_band_limit(
+    box: int, max_frequency: float | None = None, reach: float = WINDOW_EDGE / 2
+) -> int:
     """Degree beyond which a windowed volume holds next to nothing: ceil(2 pi k r_out / n).
 
     Arguments:
         box: n, in voxels.
         max_frequency: As in `ball_radius`.
+        reach: r_out / n, how far a volume reaches from where it is expanded about.
     """
-    return ceil(pi * WINDOW_EDGE * ball_radius(box, max_frequency))
+    return ceil(2 * pi * reach * ball_radius(box, max_frequency))
 
 
 def _quadrature_size(band: int) -> tuple[int, int]:
@@ -78,8 +81,8 @@ class _Shell:
     places: Tensor  # of the packed coefficients among (m, l, wave, part)
 
     @classmethod
-    def make(cls, frequency: float, lmax: int, weight: float) -> _Shell:
-        l_signal = ceil(2 * pi * frequency * WINDOW_EDGE / 2) + 5
+    def make(cls, frequency: float, lmax: int, weight: float, reach: float) -> _Shell:
+        l_signal = ceil(2 * pi * frequency * reach) + 5
         lmax = min(lmax, l_signal)
         n_theta, n_phi = _quadrature_size(lmax + l_signal)
         theta, theta_weights = gauss_legendre(n_theta)
@@ -152,6 +155,7 @@ class ShellExpansion:
         max_frequency: As in `ball_radius`.
         dtype: torch.float32 or torch.float64, of the results.
         device: Of the results. The NUFFT itself runs on the CPU.
+        reach: How far volumes reach from where they are expanded about, in boxes.
 
     References:
         The quadrature and why degree lmax + l_signal is needed: docs/conventions.md.
@@ -171,8 +175,10 @@ class ShellExpansion:
         max_frequency: float | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        reach: float = WINDOW_EDGE / 2,
     ) -> None:
         self.box = box
+        self.reach = reach
         self.lmax = lmax
         self.full_box = full_box or box
         self.max_frequency = ball_radius(box, max_frequency)
@@ -183,15 +189,20 @@ class ShellExpansion:
     def n_shells(self) -> int:
         return ceil(self.max_frequency)
 
+    @property
+    def frequencies(self) -> np.ndarray:
+        """Of the shells, 1/box."""
+        frequencies: np.ndarray = np.arange(self.n_shells) + 0.5
+        return frequencies * (self.max_frequency / self.n_shells)
+
     @cached_property
     def _shells(self) -> list[_Shell]:
         # Midpoint rule: |F|^2 has support < 1 in the variable conjugate to k, so step 1 is exact.
         step = self.max_frequency / self.n_shells
-        frequencies = (np.arange(self.n_shells) + 0.5) * step
-        weights = np.sqrt(frequencies**2 * step / self.full_box**3)
+        weights = np.sqrt(self.frequencies**2 * step / self.full_box**3)
         return [
-            _Shell.make(float(k), self.lmax, float(w)).to(self.device, self.dtype)
-            for k, w in zip(frequencies, weights, strict=True)
+            _Shell.make(float(k), self.lmax, float(w), self.reach).to(self.device, self.dtype)
+            for k, w in zip(self.frequencies, weights, strict=True)
         ]
 
     @cached_property
@@ -215,9 +226,24 @@ class ShellExpansion:
         )
         return torch.from_numpy(np.atleast_2d(samples)).to(self.device)
 
-    def __call__(self, volumes: Tensor) -> Tensor:
-        """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes (volumes, n, n, n)."""
+    def _phases(self, middles: Tensor) -> Tensor:
+        """exp(i k·c): F of a volume whose point c is brought to the origin."""
+        z, y, x = (torch.from_numpy(axis).double() for axis in self._points)
+        phase = middles.double().cpu() @ torch.stack([x, y, z])
+        samples = torch.polar(torch.ones_like(phase), phase).to(self.device)
+        return samples.to(torch.complex128 if self.dtype == torch.float64 else torch.complex64)
+
+    def __call__(self, volumes: Tensor, middles: Tensor | None = None) -> Tensor:
+        """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes.
+
+        Arguments:
+            volumes: (volumes, n, n, n).
+            middles: Where each is expanded about, (volumes, 3) x, y, z in voxels from the origin
+                voxel, which it is if None.
+        """
         samples = self._fourier_samples(volumes)
+        if middles is not None:
+            samples = samples * self._phases(middles)
         parts = torch.stack([samples.real, samples.imag])
         shape = (self.lmax + 1) ** 2, self.n_shells, len(volumes)
         coefficients = parts.new_zeros(shape)

@@ -78,6 +78,7 @@ class PairResults:
     rotations: Tensor
     raw_distances: Tensor
     second_peak_gaps: Tensor
+    translations: Tensor | None = None  # (pairs, 3), where a translation is taken out as well
 
 
 class RotationSearch:
@@ -104,9 +105,9 @@ class RotationSearch:
     def compare(self, pairs: Pairs) -> PairResults:
         """Search for the best rotation of every pair, and measure what it leaves."""
         pairs = pairs.to(self._device)
-        return self._measure(pairs, self._candidates(pairs))
+        return self._measure(pairs, self.candidates(pairs))
 
-    def _candidates(self, pairs: Pairs) -> Peaks:
+    def candidates(self, pairs: Pairs) -> Peaks:
         """Refined local maxima of the correlation, best first."""
         scale = self._turning_norms[pairs.rows] * self._turning_norms[pairs.columns]
         rows = pairs.rows.unique_consecutive().tolist()
