@@ -113,7 +113,10 @@ class RigidDistance(RotationDistance):
         Returns:
             Tensors on the CPU.
         """
-        return self._compare_all(self._rigid_search(features, fit_on), store)
+        search = self._rigid_search(features, fit_on)
+        none = torch.zeros(search.count, search.count, 3, dtype=self.dtype)
+        result = replace(self._empty_result(search.count), translations=none)
+        return self._compare_all(search, result, store)
 
     def onto(self, reference: Tensor, features: Tensor) -> PairResults:
         """Move many volumes onto one: reference ≈ T_t R·volume.
@@ -167,10 +170,6 @@ class RigidDistance(RotationDistance):
         logger.info(
             "Superposing %d pairs of volumes will take about %.0f s.", count, seconds / threads
         )
-
-    def _empty_result(self, count: int) -> PairwiseDistances:
-        none = torch.zeros(count, count, 3, dtype=self.dtype)
-        return replace(super()._empty_result(count), translations=none)
 
 
 def _joined(about_box: Tensor, centred: Tensor, middles: Tensor) -> Tensor:

@@ -243,11 +243,12 @@ class RotationDistance:
         self, coefficients: list[Tensor], store: PieceStore = NO_CACHE
     ) -> PairwiseDistances:
         search = RotationSearch(coefficients, self.dtype, torch.device(self.device))
-        return self._compare_all(search, store)
+        return self._compare_all(search, self._empty_result(search.count), store)
 
-    def _compare_all(self, search: PairSearch, store: PieceStore) -> PairwiseDistances:
-        """All pairs, block by block, those that are kept first."""
-        result = self._empty_result(search.count)
+    def _compare_all(
+        self, search: PairSearch, result: PairwiseDistances, store: PieceStore
+    ) -> PairwiseDistances:
+        """Fill in the result, block by block, those that are kept first."""
         everything = Pairs(*torch.triu_indices(search.count, search.count, offset=1))
         blocks = dict(enumerate(everything.split(self.pairs_per_block)))
         kept = {number: piece for number in blocks if (piece := store.load(number)) is not None}

@@ -61,7 +61,8 @@ def energy_centroids(volumes: Tensor) -> Tensor:
     total = energy.sum(dim=(1, 2, 3)).clamp(min=torch.finfo(torch.float64).tiny)
     centroids = torch.stack([profile @ axis for profile in profiles], dim=1) / total[:, None]
     length = centroids.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return centroids * (MOST_TRANSLATION * box / length).clamp(max=1.0)
+    result: Tensor = centroids * (MOST_TRANSLATION * box / length).clamp(max=1.0)
+    return result
 
 
 def translated(volumes: Tensor, translations_in_voxels: Tensor) -> Tensor:

@@ -123,7 +123,9 @@ def _turned_to_second_order(block: Tensor) -> Tensor:
     flat = block[..., 0].flatten(0, 1)
     first = generator @ flat
     second = [(generator[i] @ first[j] + generator[j] @ first[i]) / 2 for i, j in _PAIRS_OF_AXES]
-    return torch.stack([flat, *first, *second], dim=-1).unflatten(0, block.shape[:2])
+    stacked: Tensor = torch.stack([flat, *first, *second], dim=-1)
+    planes: Tensor = stacked.unflatten(0, block.shape[:2])
+    return planes
 
 
 @dataclass(frozen=True)
