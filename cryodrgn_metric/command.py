@@ -34,6 +34,7 @@ from contextlib import contextmanager
 from cryodrgn_metric.config import (
     LOSSES,
     PRECISIONS,
+    RIGID_MOTIONS,
     SAMPLINGS,
     SCALES,
     ClusterConfig,
@@ -135,6 +136,13 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
         choices=("so3",),
         default=DistanceConfig.distance,
         help="so3: the L2 distance, minimised over all rotations (default: %(default)s)",
+    )
+    group.add_argument(
+        "--rigid",
+        choices=RIGID_MOTIONS,
+        default=DistanceConfig.rigid,
+        help="Motions that are taken out of the distance; se3: also translations, up to a tenth\n"
+        "of the box, which takes ten times as long (default: %(default)s)",
     )
     group.add_argument(
         "--scale",
@@ -255,7 +263,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
             invert=args.invert,
             precision=args.precision,
         ),
-        distances=DistanceConfig(args.distance, args.scale),
+        distances=DistanceConfig(args.distance, args.scale, args.rigid),
         metric_map=MetricMapConfig(dimension=args.dim, loss=args.loss),
         clusters=ClusterConfig(args.ksample, args.skip_vol, args.skip_umap),
     )

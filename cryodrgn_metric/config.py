@@ -26,6 +26,7 @@ __all__ = [
 SAMPLINGS = ("kmeans", "random", "farthest")
 LOSSES = ("relative", "weighted")
 SCALES = ("none", "unit")
+RIGID_MOTIONS = ("so3", "se3")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -92,12 +93,17 @@ class DistanceConfig:
 
     distance: str = "so3"
     scale: str = "none"
+    rigid: str = "so3"  # what is taken out: rotations, or translations as well
     pairs_per_tile: int = 1024
     pairs_per_block: int = 4096  # kept as one file: some seconds of work, and few enough files
 
     def __post_init__(self) -> None:
         _require(self.distance == "so3", f"--distance must be so3; got {self.distance!r}.")
         _require(self.scale in SCALES, f"--scale must be none or unit; got {self.scale!r}.")
+        _require(
+            self.rigid in RIGID_MOTIONS,
+            f"--rigid must be one of {', '.join(RIGID_MOTIONS)}; got {self.rigid!r}.",
+        )
         least = min(self.pairs_per_tile, self.pairs_per_block)
         _require(least > 0, f"pairs per tile and per block must be at least 1; got {least}.")
 

@@ -22,7 +22,7 @@ from cryodrgn_metric.errors import VolumeError
 from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
 from cryodrgn_metric.perceptron import bfloat16_gain
 from cryodrgn_metric.run import Run
-from cryodrgn_metric.so3.conventions import mirrored
+from cryodrgn_metric.so3.conventions import mirrored, mirrored_vectors
 from cryodrgn_metric.threads import one_thread
 
 __all__ = ["Measured", "measure_distances", "pick_landmarks"]
@@ -136,6 +136,7 @@ def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
         "box": run.stream.box,
         "max_frequency": run.stream.max_frequency,
         "scale": run.config.distances.scale,
+        "rigid": run.config.distances.rigid,
         "precision": run.config.volumes.precision,
     }
     pilot = run.cache.stage("calibration", **made_from)
@@ -212,7 +213,13 @@ def _warn_of_precision(decoder: Decoder) -> None:
 
 def _save_distances(run: Run, measured: Measured) -> None:
     pairs = measured.pairs
-    rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
+    flip = run.config.volumes.flip
+    rotations = mirrored(pairs.rotations) if flip else pairs.rotations
+    translations = {}
+    if pairs.translations is not None:  # in voxels of the box of the comparison
+        translations["translations"] = (
+            mirrored_vectors(pairs.translations) if flip else pairs.translations
+        )
     artifacts.save_npz(
         run.folder.distances,
         landmark_indices=run.workdir.particle_indices[measured.landmarks.indices],
@@ -223,6 +230,7 @@ def _save_distances(run: Run, measured: Measured) -> None:
         raw_distances=pairs.raw_distances,
         second_peak_gaps=pairs.second_peak_gaps,
         rotations=rotations,
+        **translations,
         volume_norms=measured.volume_norms,
         calibration=run.distance.calibration,  # with which volumes can be compared later
     )

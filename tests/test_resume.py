@@ -285,6 +285,7 @@ CHANGED = {
     "low-pass": (("--low-pass", "12"), ""),
     "mask radius": (("--mask-radius", "0.7"), ""),
     "scale": (("--scale", "unit"), ""),
+    "rigid": (("--rigid", "se3"), ""),
     "precision": (("--precision", "bfloat16"), ""),
 }
 

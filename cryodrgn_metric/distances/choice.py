@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cryodrgn_metric.config import EmbedConfig
+from cryodrgn_metric.distances.rigid import RigidDistance
 from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.streaming import VolumeStream
 
@@ -17,7 +18,8 @@ def distance_of(config: EmbedConfig, stream: VolumeStream, full_box: int) -> Rot
         stream: How volumes are decoded.
         full_box: D, the model's box.
     """
-    return RotationDistance(
+    kind = RigidDistance if config.distances.rigid == "se3" else RotationDistance
+    return kind(
         box=stream.box,
         full_box=full_box,
         max_frequency=stream.max_frequency,

@@ -20,6 +20,7 @@ __all__ = [
     "WINDOW_EDGE",
     "WINDOW_RADIUS",
     "mirrored",
+    "mirrored_vectors",
     "radial_distances",
     "spherical_window",
     "windowed",
@@ -86,4 +87,17 @@ def mirrored(rotations: np.ndarray) -> np.ndarray:
     """
     sign = np.array([1, 1, -1], dtype=rotations.dtype)
     flipped: np.ndarray = rotations * sign[:, None] * sign
+    return flipped
+
+
+def mirrored_vectors(vectors: np.ndarray) -> np.ndarray:
+    """The same vectors for volumes flipped along z (--flip): M t with M = diag(1, 1, -1).
+
+    Arguments:
+        vectors: (..., 3), x, y, z.
+
+    Returns:
+        A new array of the same shape and dtype.
+    """
+    flipped: np.ndarray = vectors * np.array([1, 1, -1], dtype=vectors.dtype)
     return flipped
