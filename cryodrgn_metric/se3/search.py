@@ -28,9 +28,12 @@ from cryodrgn_metric.so3.turning import to_planes
 
 __all__ = ["CentredVolumes", "RigidSearch"]
 
-_ROTATIONS = 4  # about the middles, besides the one about the box
+_ABOUT_MIDDLES = 8  # rotations
+_ABOUT_BOX = 4  # besides the best
 _PEAKS = 2  # translations of each
 _APART = radians(20)  # second peaks are at least as far from the best
+_MET = radians(5)  # candidates nearer to each other than this have climbed the same peak
+_MET_SHIFT = 2 * pi * 0.01
 _LOW_FREQUENCY = 8.0  # 1/box: where translations are looked for
 _LOW_LMAX = 16
 _STEPS_TO_BOUND = 3  # of the grid of translations: 1/30 of the box, half a period at 15/box
@@ -56,8 +59,8 @@ class _Thoroughness:
     steps: int
 
 
-_FROM_MAP = _Following(3, 6, 0.08)
-_FROM_LOW = _Following(2, 4, 0.02)
+_FROM_MAP = _Following(6, 10, 0.1)
+_FROM_LOW = _Following(3, 5, 0.03)
 _TO_LAST = _Following(1, 3, 0.004)
 _AS_A_START = _Thoroughness(0.3, steps=3)
 _NEARLY = _Thoroughness(0.1, steps=3)
@@ -161,10 +164,12 @@ class RigidSearch:
         """
         pairs = pairs.to(self._device)
         turned = self._about_box.compare(pairs)
-        peaks = self._about_middles.candidates(pairs)
-        starts = peaks.rotations[:_ROTATIONS]
-        there = torch.isfinite(peaks.values[:_ROTATIONS])
-        starts = torch.cat([turned.rotations[None], starts])
+        peaks = [
+            self._about_middles.rough_candidates(pairs, _ABOUT_MIDDLES),
+            self._about_box.rough_candidates(pairs, _ABOUT_BOX),
+        ]
+        starts = torch.cat([turned.rotations[None], *(one.rotations for one in peaks)])
+        there = torch.cat([torch.isfinite(one.values) for one in peaks])
         there = torch.cat([torch.ones_like(there[:1]), there])
         found = [
             self._of_row(row, pairs.columns[where], starts[:, where], there[:, where])
@@ -291,14 +296,25 @@ def _climbed(
     """Climb from all candidates, or the chosen (candidates, pairs)."""
     if chosen is None:
         chosen = torch.isfinite(motions.values)
-    at = candidate, of_pair = chosen.nonzero(as_tuple=True)
+    at = chosen.nonzero(as_tuple=True)
+    of_pair = at[1]
     climb = Climb(derivatives, sphere.at(of_pair), columns[of_pair], motions.rotations[at])
     climb.run(motions.shifts[at], how.last_step, how.steps)
     rotations, shifts = motions.rotations.clone(), motions.shifts.clone()
     values = motions.values.clone()
     rotations[at], shifts[at], values[at] = climb.rotations, climb.shifts, climb.values
-    del candidate
-    return _Motions(rotations, shifts, values).sorted()
+    return _merged(_Motions(rotations, shifts, values).sorted())
+
+
+def _merged(motions: _Motions) -> _Motions:
+    """Drop (-inf) those that have climbed the same peak as a higher one."""
+    values = motions.values.clone()
+    for later in range(1, len(values)):
+        apart = angle_between(motions.rotations[:later], motions.rotations[later])
+        shifted = (motions.shifts[:later] - motions.shifts[later]).norm(dim=-1)
+        met = (apart < _MET) & (shifted < _MET_SHIFT) & torch.isfinite(values[:later])
+        values[later] = torch.where(met.any(dim=0), -torch.inf, values[later])
+    return _Motions(motions.rotations, motions.shifts, values).sorted()
 
 
 def _gaps(motions: _Motions, squared: Tensor) -> Tensor:
