@@ -256,7 +256,7 @@ class Climb:
         normal = normal * self._units
         normal = normal / normal.norm(dim=1, keepdim=True)
         uphill = (normal * gradients).sum(dim=1)
-        held = (length >= (1 - 1e-4) * sphere.radius) & (uphill > 0)
+        held = (length >= (1 - 1e-5) * sphere.radius) & (uphill > 0)
         if not bool(held.any()):
             return gradients, hessians
         n = torch.where(held[:, None], normal, 0.0)
