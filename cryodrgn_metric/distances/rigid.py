@@ -113,7 +113,7 @@ class RigidDistance(RotationDistance):
         Returns:
             Tensors on the CPU.
         """
-        search = self._rigid_search(features, fit_on)
+        search = _SearchInVoxels(self.search(features, fit_on), self.box)
         none = torch.zeros(search.count, search.count, 3, dtype=self.dtype)
         result = replace(self._empty_result(search.count), translations=none)
         return self._compare_all(search, result, store)
@@ -131,17 +131,15 @@ class RigidDistance(RotationDistance):
         together = torch.cat([reference, features], dim=2)
         columns = torch.arange(1, together.shape[2])
         with one_thread():  # few volumes: threads would mostly wait for each other
-            search = self._rigid_search(together, None)
+            search = _SearchInVoxels(self.search(together), self.box)
             return search.compare(Pairs(torch.zeros_like(columns), columns))
 
-    def _parts(self, features: Tensor, full: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Coefficients about the box, about the middles, and the middles in voxels (B, 3)."""
-        lmax = self._full_lmax if full or self.lmax is None else self.lmax
-        rows = [(lmax + 1) ** 2, len(features) - (lmax + 1) ** 2 - _AXES, _AXES]
-        about_box, centred, middles = features.split(rows)
-        return about_box, centred, middles[:, 0].mT
+    def search(self, features: Tensor, fit_on: Tensor | None = None) -> RigidSearch:
+        """The search among these volumes, whose translations are in 2 pi / box.
 
-    def _rigid_search(self, features: Tensor, fit_on: Tensor | None) -> _SearchInVoxels:
+        Arguments:
+            features, fit_on: As for `pairwise`.
+        """
         about_box, centred, middles = self._parts(features)
         centred = self._centred._normalised(centred)
         basis = self._centred._basis(centred, fit_on)
@@ -151,9 +149,15 @@ class RigidDistance(RotationDistance):
             frequencies=torch.from_numpy(self._centred._expansion(basis.lmax).frequencies),
             centroids=middles * (2 * pi / self.box),
         )
-        device = torch.device(self.device)
-        search = RigidSearch(self._compress(about_box, fit_on), volumes, self.dtype, device)
-        return _SearchInVoxels(search, self.box)
+        blocks = self._compress(about_box, fit_on)
+        return RigidSearch(blocks, volumes, self.dtype, torch.device(self.device))
+
+    def _parts(self, features: Tensor, full: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Coefficients about the box, about the middles, and the middles in voxels (B, 3)."""
+        lmax = self._full_lmax if full or self.lmax is None else self.lmax
+        rows = [(lmax + 1) ** 2, len(features) - (lmax + 1) ** 2 - _AXES, _AXES]
+        about_box, centred, middles = features.split(rows)
+        return about_box, centred, middles[:, 0].mT
 
     def _announce(self, search: PairSearch, blocks: Collection[Pairs]) -> None:
         """Say how long these will take: more than ten times as long as rotations alone."""
