@@ -157,9 +157,14 @@ def seen_volume(
 
 def seen_file(run: Run, path: Path) -> Tensor:
     """The same of a volume that `write_aligned` wrote at that box."""
-    window = run.stream.window.cpu()
-    window = window.flip(0) if run.config.volumes.flip else window
-    return windowed(torch.from_numpy(mrcfile.read(path))[None], window)
+    flip = run.config.volumes.flip
+
+    def seen(weights: Tensor) -> Tensor:
+        return weights.cpu().flip(0) if flip else weights.cpu()
+
+    window, level_from = run.stream.window, run.stream.level_from
+    level_from = None if level_from is None else seen(level_from)
+    return windowed(torch.from_numpy(mrcfile.read(path))[None], seen(window), level_from)
 
 
 def write_aligned(

@@ -14,7 +14,13 @@ from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.rigid import RigidDistance
 from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.se3.motions import MOST_TRANSLATION
-from cryodrgn_metric.so3.conventions import mirrored, mirrored_vectors, spherical_window, windowed
+from cryodrgn_metric.so3.conventions import (
+    edge_of,
+    mirrored,
+    mirrored_vectors,
+    spherical_window,
+    windowed,
+)
 from cryodrgn_metric.workdir import open_workdir
 
 FEW = ("--landmarks", "24", "--rigid", "se3")
@@ -49,7 +55,8 @@ def test_motions_are_those_of_the_decoded_volumes(folder, vae_workdir):
     workdir = open_workdir(vae_workdir, -1)
     decoder = Decoder.from_workdir(workdir, "cpu", torch.float32, as_trained=True)
     latents = workdir.latents[found["landmark_rows"]]
-    volumes = windowed(decoder.decode(latents, 16), spherical_window(16))
+    window = spherical_window(16)
+    volumes = windowed(decoder.decode(latents, 16), window, edge_of(window))
     distance, alone = (kind(16, full_box=BOX) for kind in (RigidDistance, RotationDistance))
     distance.recall(found["calibration"])
     alone.recall(found["calibration"][:2])

@@ -4,7 +4,7 @@
 
 with (T_t R·V)(x) = V(R^T (x - t)). Volumes are windowed once, about the middle of the box, as a
 part of V; they are moved by phases, as if zero-padded, so nothing is cut off and every motion is
-an isometry. See docs/distance.md.
+an isometry. Before, V's level at the window's edge is taken away. See docs/distance.md.
 """
 
 from __future__ import annotations
@@ -215,7 +215,9 @@ def rigid_distances(
     Delta(i, j) = min over R and |t| <= n/10 of ||V_i - T_t R·V_j||, with (T_t R·V)(x) =
     V(R^T (x - t)), over a soft spherical window and the Fourier ball |k| <= max_frequency.
     The window is about the middle of the box, before volumes are moved: what it cuts off a volume
-    that lies off the middle stays off.
+    that lies off the middle stays off. The constant that is taken away first is what V is at the
+    window's edge (`so3.conventions.edge_of`), not its mean as for `pairwise_distances`: so a
+    volume may lie anywhere within the window.
 
     Arguments:
         volumes, window, lmax, max_frequency, pairs_per_tile, dtype, device, progress: As for
@@ -251,4 +253,5 @@ def rigid_distances(
         ),
         window,
         dtype,
+        level_at_edge=True,
     )

@@ -24,7 +24,13 @@ from tqdm import tqdm
 from cryodrgn_metric.cache import NO_CACHE, PieceStore
 from cryodrgn_metric.distances.base import Alignment, Array, PairwiseDistances, check_volumes
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.so3.conventions import WINDOW_EDGE, WINDOW_RADIUS, spherical_window, windowed
+from cryodrgn_metric.so3.conventions import (
+    WINDOW_EDGE,
+    WINDOW_RADIUS,
+    edge_of,
+    spherical_window,
+    windowed,
+)
 from cryodrgn_metric.so3.expansion import (
     RadialBasis,
     ShellExpansion,
@@ -323,10 +329,11 @@ def _as_tensor(volumes: Array, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype)
 
 
-def _prepared(volumes: Tensor, window: float | None) -> Tensor:
-    if window is None:
+def _prepared(volumes: Tensor, radius: float | None, level_at_edge: bool = False) -> Tensor:
+    if radius is None:
         return volumes
-    return windowed(volumes, spherical_window(volumes.shape[-1], window))
+    window = spherical_window(volumes.shape[-1], radius)
+    return windowed(volumes, window, edge_of(window) if level_at_edge else None)
 
 
 def pairwise_distances(
@@ -393,6 +400,7 @@ def compared(
     make: Callable[[int, torch.dtype], RotationDistance],
     window: float | None,
     dtype: torch.dtype | None,
+    level_at_edge: bool = False,
 ) -> PairwiseDistances:
     """All pairs of volumes by a distance that is calibrated on some of them.
 
@@ -400,6 +408,7 @@ def compared(
         volumes: (L, n, n, n), numpy array or tensor.
         make: The distance, from the box and the dtype.
         window, dtype: As in `pairwise_distances`.
+        level_at_edge: Take the constant away that V is at the window's edge, not its mean.
 
     Returns:
         `PairwiseDistances`, numpy arrays unless a tensor went in.
@@ -409,7 +418,7 @@ def compared(
     """
     tensor = _as_tensor(volumes, dtype)
     check_volumes(tensor)
-    prepared = _prepared(tensor, window)
+    prepared = _prepared(tensor, window, level_at_edge)
     check_volumes(prepared, "within the window, volumes")
     distance = make(tensor.shape[-1], tensor.dtype)
     if len(tensor) > PILOT_COUNT and distance.lmax is None:

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_metric.distances.rigid import RigidDistance, rigid_distances
 from cryodrgn_metric.distances.rotation import RotationDistance, pairwise_distances
 from cryodrgn_metric.se3.motions import MOST_TRANSLATION, translated
-from cryodrgn_metric.so3.conventions import spherical_window, windowed
+from cryodrgn_metric.so3.conventions import edge_of, spherical_window, windowed
 
 BOX, SIGMA = 24, 1.3
 ATOMS = compact(30, 6.0, np.random.default_rng(0))
@@ -84,13 +84,24 @@ def states():
 
 
 @cache
+def state_volumes():
+    window = spherical_window(BOX)
+    return windowed(torch.from_numpy(rendered(*states())).float(), window, edge_of(window)).numpy()
+
+
+@cache
 def state_distances():
-    return rigid_distances(rendered(*states()).astype(np.float32))
+    return rigid_distances(state_volumes(), window=None)
+
+
+def test_windowed_by_default():
+    found = rigid_distances(rendered(*states()[:3]).astype(np.float32))
+    expected = rigid_distances(state_volumes()[:3], window=None)
+    np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-5)
 
 
 def test_never_above_rotation_alone():
-    volumes = rendered(*states()).astype(np.float32)
-    alone = pairwise_distances(volumes)
+    alone = pairwise_distances(state_volumes(), window=None)
     assert (state_distances().distances <= alone.distances).all()
     np.testing.assert_array_equal(state_distances().raw_distances, alone.raw_distances)
 
@@ -175,26 +186,30 @@ def test_nothing_on_a_fine_grid_is_nearer():
 def test_windowing_before_or_after_moving():
     """d(wV, T wV) = 0: a motion of what is windowed. d(wV, w TV) > 0: the window stays behind.
 
-    It cuts another part off the volume, and the mean that it takes away stays where it was.
+    It cuts another part off the volume; and a mean that it takes away stays where it was, but
+    not the level at its edge.
     """
     box, move = 16, np.array([0.8, 0.0, 0.0])
     window = spherical_window(box)
-    costs = []
+    costs, of_means = [], []
     for reach in (3.0, 6.5):  # within the window, and up to its edge
         atoms = compact(40, reach, np.random.default_rng(1))
         still, moved = torch.stack(
             [torch.from_numpy(render(one, box, SIGMA)) for one in (atoms, atoms + move)]
         ).float()
-        before = windowed(still, window)
+        before = windowed(still, window, edge_of(window))
         # on a larger grid nothing comes back from the other side
         padded = torch.nn.functional.pad(before, (2,) * 6)
         after = translated(padded[None], torch.from_numpy(move)[None])[0]
         wide = torch.stack([padded, after]).numpy()
         assert rigid_distances(wide, window=None).distances[0, 1] < 3e-3 * float(before.norm())
-        pair = torch.stack([before, windowed(moved, window)]).numpy()
-        cost = rigid_distances(pair, window=None).distances[0, 1]
-        costs.append(cost / float(before.norm()))
-    assert 0.01 < costs[0] < costs[1] < 0.3
+        for found, level_from in ((costs, edge_of(window)), (of_means, None)):
+            pair = torch.stack([still, moved])
+            pair = windowed(pair, window, level_from)
+            cost = rigid_distances(pair.numpy(), window=None).distances[0, 1]
+            found.append(float(cost / before.norm()))
+    assert costs[0] < 0.01 < costs[1] < 0.2
+    assert of_means[0] > 5 * costs[0] and of_means[1] > costs[1]
 
 
 def test_unit_norm_and_an_earlier_calibration():

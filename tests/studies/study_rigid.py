@@ -29,7 +29,7 @@ from cryodrgn_metric.distances.rigid import RigidDistance
 from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.report.drawing import ACCENT, INK, panels
 from cryodrgn_metric.se3.motions import MOST_TRANSLATION
-from cryodrgn_metric.so3.conventions import spherical_window, windowed
+from cryodrgn_metric.so3.conventions import edge_of, spherical_window, windowed
 from cryodrgn_metric.threads import one_thread
 from cryodrgn_metric.workdir import open_workdir
 from studies.record import save_study
@@ -50,6 +50,11 @@ class Compared:
     distance: RigidDistance
     features: torch.Tensor
     cpu_seconds_a_pair: float
+
+
+def prepared(volumes: torch.Tensor) -> torch.Tensor:
+    window = spherical_window(volumes.shape[-1])
+    return windowed(volumes, window, edge_of(window))
 
 
 def compared(volumes: torch.Tensor) -> Compared:
@@ -82,12 +87,12 @@ def moved(states: list[np.ndarray], share: float) -> tuple[np.ndarray, np.ndarra
 
 def known_motions(reach: float) -> list[list[float]]:
     """For each share: Delta of pairs that differ by their motion only, and of states."""
-    window, states = spherical_window(BOX), molecules(reach)
-    still = windowed(torch.from_numpy(moved(states, 0.0)[0]).float(), window)
+    states = molecules(reach)
+    still = prepared(torch.from_numpy(moved(states, 0.0)[0]).float())
     rows = []
     for share in SHARES:
         volumes, _, moves = moved(states, share)
-        volumes = windowed(torch.from_numpy(volumes).float(), window)
+        volumes = prepared(torch.from_numpy(volumes).float())
         found = compared(torch.cat([still, volumes]))
         one = np.arange(STATES)
         other = one + STATES  # the same state, turned as before, and moved
@@ -122,7 +127,7 @@ def decoded(path: Path) -> torch.Tensor:
     count = len(workdir.latents)
     rows = np.sort(np.random.default_rng(0).choice(count, min(REAL, count), replace=False))
     box = min(BOX, workdir.box_size)
-    return windowed(decoder.decode(workdir.latents[rows], box), spherical_window(box))
+    return prepared(decoder.decode(workdir.latents[rows], box))
 
 
 def audit(found: Compared) -> dict[str, float]:
