@@ -35,6 +35,7 @@ from cryodrgn_metric.config import (
     DISTANCES,
     LOSSES,
     PRECISIONS,
+    RIGID_MOTIONS,
     SAMPLINGS,
     SCALES,
     ClusterConfig,
@@ -143,6 +144,13 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
         type=float,
         help="For transport: density counts as mass from so many standard deviations of the\n"
         "solvent above its level (default: 3)",
+    )
+    group.add_argument(
+        "--rigid",
+        choices=RIGID_MOTIONS,
+        default=DistanceConfig.rigid,
+        help="Motions that are taken out of the distance; se3: also translations, up to a tenth\n"
+        "of the box, which takes ten times as long (default: %(default)s)",
     )
     group.add_argument(
         "--scale",
@@ -263,7 +271,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
             invert=args.invert,
             precision=args.precision,
         ),
-        distances=DistanceConfig(args.distance, args.scale, args.contour),
+        distances=DistanceConfig(args.distance, args.scale, args.contour, args.rigid),
         metric_map=MetricMapConfig(dimension=args.dim, loss=args.loss),
         clusters=ClusterConfig(args.ksample, args.skip_vol, args.skip_umap),
     )

@@ -27,6 +27,7 @@ SAMPLINGS = ("kmeans", "random", "farthest")
 LOSSES = ("relative", "weighted")
 DISTANCES = ("so3", "transport")
 SCALES = ("none", "unit")
+RIGID_MOTIONS = ("so3", "se3")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -94,6 +95,7 @@ class DistanceConfig:
     distance: str = "so3"
     scale: str = "none"
     contour: float | None = None  # of transport: None: 3 standard deviations of the solvent
+    rigid: str = "so3"  # what is taken out: rotations, or translations as well
     pairs_per_tile: int = 1024
     pairs_per_block: int = 4096  # kept as one file: some seconds of work, and few enough files
 
@@ -117,6 +119,14 @@ class DistanceConfig:
             self.contour is None or 0 < self.contour < inf,
             "--contour must be a positive number of standard deviations of the solvent; got "
             f"{self.contour}.",
+        )
+        _require(
+            self.rigid in RIGID_MOTIONS,
+            f"--rigid must be one of {', '.join(RIGID_MOTIONS)}; got {self.rigid!r}.",
+        )
+        _require(
+            not (transport and self.rigid == "se3"),
+            "--distance transport takes translations out anyway. Leave --rigid se3 out.",
         )
         least = min(self.pairs_per_tile, self.pairs_per_block)
         _require(least > 0, f"pairs per tile and per block must be at least 1; got {least}.")

@@ -19,6 +19,7 @@ from cryodrgn_metric.distances.streaming import stream_features, usable_columns
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.run import Run
+from cryodrgn_metric.se3.motions import translated
 from cryodrgn_metric.so3.conventions import windowed
 from cryodrgn_metric.volumes import write_cluster_volumes
 
@@ -87,8 +88,10 @@ class AlignedVolumes:
         is_usable: Whether a volume can be compared, of all that were asked for. (P,) bool
         latents: z of those that can. (U, d)
         features: What the distance keeps of them, not turned; the last axis counts volumes.
-        rotations: R, with R·V(z) in the frame. (U, 3, 3)
+        rotations: R, with T_t R·V(z) in the frame. (U, 3, 3)
         distances: Delta to the medoid. (U,)
+        translations: t, x, y, z in voxels of the box of the comparison, (U, 3); None where only
+            rotations are taken out.
     """
 
     is_usable: npt.NDArray[np.bool_]
@@ -96,6 +99,7 @@ class AlignedVolumes:
     features: Tensor
     rotations: npt.NDArray[np.float32]
     distances: npt.NDArray[np.float32]
+    translations: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -117,36 +121,50 @@ def aligned_volumes(
     usable = usable_columns(features)
     features = features[..., torch.from_numpy(usable)]
     turns, distances = np.zeros((0, 3, 3), np.float32), np.zeros(0, np.float32)
+    translations = None
     if usable.any():
         found = run.distance.onto(frame.features, features)
         turns, distances = found.rotations.cpu().numpy(), found.distances.cpu().numpy()
-    return AlignedVolumes(usable, latents[usable], features, turns, distances)
+        if found.translations is not None:
+            translations = found.translations.cpu().numpy()
+    return AlignedVolumes(usable, latents[usable], features, turns, distances, translations)
 
 
 def seen_volume(
-    run: Run, latent: npt.NDArray[np.float32], rotation: npt.NDArray[np.float32] | None = None
+    run: Run,
+    latent: npt.NDArray[np.float32],
+    rotation: npt.NDArray[np.float32] | None = None,
+    translation: npt.NDArray[np.float32] | None = None,
 ) -> Tensor:
-    """R·V(z) as pictures show it: as it is compared, but flipped and inverted as the files are.
+    """T_t R·V(z) as pictures show it: as it is compared, flipped and inverted as the files are.
 
     Arguments:
         run: What all stages share.
         latent: (d,).
         rotation: R, (3, 3); None turns nothing.
+        translation: t, (3,) in voxels of the box of the comparison; None moves nothing.
 
     Returns:
         (1, n, n, n) at the box of the comparison.
     """
     turn = None if rotation is None else rotation[None]
     volume = run.stream.volumes(latent[None], turn)
+    if translation is not None:
+        volume = translated(volume, torch.from_numpy(translation[None]))
     volume = volume.flip(1) if run.config.volumes.flip else volume
     return -volume if run.config.volumes.invert else volume
 
 
 def seen_file(run: Run, path: Path) -> Tensor:
     """The same of a volume that `write_aligned` wrote at that box."""
-    window = run.stream.window.cpu()
-    window = window.flip(0) if run.config.volumes.flip else window
-    return windowed(torch.from_numpy(mrcfile.read(path))[None], window)
+    flip = run.config.volumes.flip
+
+    def seen(weights: Tensor) -> Tensor:
+        return weights.cpu().flip(0) if flip else weights.cpu()
+
+    window, level_from = run.stream.window, run.stream.level_from
+    level_from = None if level_from is None else seen(level_from)
+    return windowed(torch.from_numpy(mrcfile.read(path))[None], seen(window), level_from)
 
 
 def write_aligned(
@@ -156,7 +174,7 @@ def write_aligned(
     box: int,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Write R·V(z) of every volume, as --flip, --invert, --low-pass and --Apix ask for.
+    """Write T_t R·V(z) of every volume, as --flip, --invert, --low-pass and --Apix ask for.
 
     Arguments:
         run: What all stages share.
@@ -165,7 +183,7 @@ def write_aligned(
         box: In voxels.
         progress: Called with 1 after each file.
     """
-    options = run.config.volumes
+    options, moves = run.config.volumes, volumes.translations
     write_cluster_volumes(
         run.stream.decoder.as_dtype(torch.float32),
         volumes.latents,
@@ -177,6 +195,7 @@ def write_aligned(
         invert=options.invert,
         max_frequency=run.max_frequency_at_box(box),
         progress=progress,
+        translations_in_voxels=None if moves is None else moves * (box / run.stream.box),
     )
 
 

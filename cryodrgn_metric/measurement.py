@@ -22,7 +22,7 @@ from cryodrgn_metric.errors import VolumeError
 from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
 from cryodrgn_metric.perceptron import bfloat16_gain
 from cryodrgn_metric.run import Run
-from cryodrgn_metric.so3.conventions import mirrored
+from cryodrgn_metric.so3.conventions import mirrored, mirrored_vectors
 from cryodrgn_metric.threads import one_thread
 
 __all__ = ["Measured", "measure_distances", "pick_landmarks"]
@@ -112,8 +112,8 @@ def measure_distances(run: Run, landmarks: Landmarks) -> Measured:
     with run.watch.stage("distances"):
         found = run.distance.pairwise(features, fit_on=is_train, store=stage)
     _tell_reuse(run, "distances", "blocks of pairs", stage)
-    pairs = PairwiseDistances(**{name: value.numpy() for name, value in vars(found).items()})
-    norms = features.square().sum(dim=(0, 1)).sqrt().cpu().numpy()
+    pairs = found.numpy()
+    norms = run.distance.norms(features).cpu().numpy()
     latents = run.workdir.latents[landmarks.indices]
     measured = Measured(landmarks, latents, pairs, features, norms, stage.key)
     if stage.saved_rows:
@@ -139,6 +139,7 @@ def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
         "distance": run.config.distances.distance,
         "contour": run.config.distances.contour,
         "apix": _apix_that_counts(run),
+        "rigid": run.config.distances.rigid,
         "precision": run.config.volumes.precision,
     }
     pilot = run.cache.stage("calibration", **made_from)
@@ -225,7 +226,13 @@ def _warn_of_precision(decoder: Decoder) -> None:
 
 def _save_distances(run: Run, measured: Measured) -> None:
     pairs = measured.pairs
-    rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
+    flip = run.config.volumes.flip
+    rotations = mirrored(pairs.rotations) if flip else pairs.rotations
+    translations = {}
+    if pairs.translations is not None:  # in voxels of the box of the comparison
+        translations["translations"] = (
+            mirrored_vectors(pairs.translations) if flip else pairs.translations
+        )
     artifacts.save_npz(
         run.folder.distances,
         landmark_indices=run.workdir.particle_indices[measured.landmarks.indices],
@@ -236,6 +243,7 @@ def _save_distances(run: Run, measured: Measured) -> None:
         raw_distances=pairs.raw_distances,
         second_peak_gaps=pairs.second_peak_gaps,
         rotations=rotations,
+        **translations,
         volume_norms=measured.volume_norms,
         calibration=run.distance.calibration,  # with which volumes can be compared later
     )

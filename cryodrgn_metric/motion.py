@@ -39,7 +39,7 @@ from cryodrgn_metric.paths import (
 from cryodrgn_metric.projections import central_slices, projections
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.safe_files.pickles import load_pickle
-from cryodrgn_metric.so3.conventions import mirrored
+from cryodrgn_metric.so3.conventions import mirrored, mirrored_vectors
 from cryodrgn_metric.threads import map_in_threads, one_thread
 from cryodrgn_metric.volumes import write_movie
 
@@ -183,7 +183,10 @@ def write_path(
     artifacts.remove_files(set(volumes_in(folder.path)) - set(written))
     artifacts.save_columns(folder.z_values, volumes.latents)
     artifacts.save_columns(folder.indices, rows)
-    turns = volumes.rotations
+    turns, moves, flip = volumes.rotations, volumes.translations, run.config.volumes.flip
+    translations = {}
+    if moves is not None:
+        translations["translations"] = mirrored_vectors(moves) if flip else moves
     flat, cut = _pictures(run, volumes, written if box == run.stream.box else [])
     artifacts.save_npz(
         folder.table,
@@ -191,7 +194,8 @@ def write_path(
         particles=particles,
         z_metric=z_metric[rows],
         distances=distances,
-        rotations=mirrored(turns) if run.config.volumes.flip else turns,
+        rotations=mirrored(turns) if flip else turns,
+        **translations,
         projections=flat,
         slices=cut,
     )
@@ -240,12 +244,20 @@ def _aligned_along(run: Run, volumes: AlignedVolumes) -> tuple[AlignedVolumes, A
         found = distance.pairwise(volumes.features)
     between = found.rotations.double().numpy()  # V_i ≈ between[i, j]·V_j
     turns = volumes.rotations.astype(np.float64)
+    moves = None if volumes.translations is None else volumes.translations.astype(np.float64)
     start = int(volumes.distances.argmin())
-    for here in range(start + 1, len(turns)):
-        turns[here] = turns[here - 1] @ between[here - 1, here]
-    for here in reversed(range(start)):
-        turns[here] = turns[here + 1] @ between[here + 1, here]
-    return replace(volumes, rotations=turns.astype(np.float32)), found.distances.numpy()
+    onwards = [(here, here - 1) for here in range(start + 1, len(turns))]
+    backwards = [(here, here + 1) for here in reversed(range(start))]
+    for here, before in onwards + backwards:
+        if moves is not None and found.translations is not None:
+            moves[here] = moves[before] + turns[before] @ found.translations[before, here].numpy()
+        turns[here] = turns[before] @ between[before, here]
+    aligned = replace(
+        volumes,
+        rotations=turns.astype(np.float32),
+        translations=None if moves is None else moves.astype(np.float32),
+    )
+    return aligned, found.distances.numpy()
 
 
 def _pictures(run: Run, volumes: AlignedVolumes, files: list[Path]) -> tuple[Array, Array]:
@@ -258,7 +270,10 @@ def _pictures(run: Run, volumes: AlignedVolumes, files: list[Path]) -> tuple[Arr
         if files:
             volume = seen_file(run, files[number])
         else:
-            volume = seen_volume(run, volumes.latents[number], volumes.rotations[number])
+            moves = volumes.translations
+            move = None if moves is None else moves[number]
+            turn = volumes.rotations[number]
+            volume = seen_volume(run, volumes.latents[number], turn, move)
         return projections(volume), central_slices(volume)
 
     found = map_in_threads(pictures, range(len(volumes)), run.stream.decoder.device)

@@ -45,7 +45,9 @@ def _images(run: Run, measured: Measured, pairs: Positions) -> Images:
     def of_pair(pair: Positions) -> Tensor:
         first, second = measured.latents[pair]
         turn = measured.pairs.rotations[pair[0], pair[1]]
-        volumes = ((first, None), (second, None), (second, turn))
+        moves = measured.pairs.translations
+        move = None if moves is None else moves[pair[0], pair[1]]
+        volumes = ((first, None, None), (second, None, None), (second, turn, move))
         return torch.cat([projections(seen_volume(run, *one)) for one in volumes])
 
     box = run.stream.box

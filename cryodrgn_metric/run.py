@@ -22,7 +22,7 @@ from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.paths import ALONG_PATH, LARGEST_CLUSTERS
 from cryodrgn_metric.runlog import Stopwatch
 from cryodrgn_metric.safe_files.pickles import load_indices
-from cryodrgn_metric.so3.conventions import spherical_window
+from cryodrgn_metric.so3.conventions import edge_of, spherical_window
 from cryodrgn_metric.volumes import read_mask
 from cryodrgn_metric.workdir import Workdir, open_workdir
 
@@ -151,7 +151,9 @@ def _volume_stream(config: EmbedConfig, workdir: Workdir) -> VolumeStream:
             )
     dtype: torch.dtype = getattr(torch, options.precision)
     decoder = Decoder.from_workdir(workdir, config.device, dtype, as_trained=True)
-    return VolumeStream(decoder, box, window, _max_frequency(config, workdir, box))
+    level_from = edge_of(window) if config.distances.rigid == "se3" else None
+    max_frequency = _max_frequency(config, workdir, box)
+    return VolumeStream(decoder, box, window, max_frequency, level_from)
 
 
 def _compared_box(config: EmbedConfig, workdir: Workdir) -> int:

@@ -13,6 +13,7 @@ from typing import IO, cast
 
 import mrcfile
 import numpy as np
+import torch
 from mrcfile.mrcinterpreter import MrcInterpreter
 from mrcfile.utils import data_dtype_from_header
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from cryodrgn_metric.artifacts import atomic_path, save_text
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.errors import ArgumentError, VolumeError
+from cryodrgn_metric.se3.motions import translated
 from cryodrgn_metric.threads import map_in_threads
 
 __all__ = ["read_mask", "write_cluster_volumes", "write_movie", "write_volume"]
@@ -172,8 +174,9 @@ def write_cluster_volumes(
     invert: bool = False,
     max_frequency: float | None = None,
     progress: Callable[[int], object] | None = None,
+    translations_in_voxels: np.ndarray | None = None,
 ) -> None:
-    """Write R·V(z) of every cluster's representative.
+    """Write T_t R·V(z) of every cluster's representative.
 
     Each volume is decoded on rotated lattice coordinates, so nothing is interpolated, and has
     the amplitude of `eval_volume`. Memory holds two volumes a thread.
@@ -188,11 +191,17 @@ def write_cluster_volumes(
         flip, invert: as for `write_volume`; they change the files only.
         max_frequency: radius, in Fourier voxels, beyond which the volume is zero.
         progress: called with 1 after each file, e.g. a tqdm bar's `update`.
+        translations_in_voxels: t, (K, 3), x, y, z in voxels of `box`, applied by phases: what
+            leaves the box comes back on the other side; None moves none.
     """
 
     def decode(row: int) -> Tensor:
         turn = None if rotations is None else rotations[row : row + 1]
-        return decoder.decode(latents[row : row + 1], box, turn, max_frequency)[0]
+        volumes = decoder.decode(latents[row : row + 1], box, turn, max_frequency)
+        if translations_in_voxels is not None:
+            move = torch.from_numpy(translations_in_voxels[row : row + 1])
+            volumes = translated(volumes, move)
+        return volumes[0]
 
     volumes = map_in_threads(decode, range(len(latents)), decoder.device)
     for path, volume in zip(paths, volumes, strict=True):

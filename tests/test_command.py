@@ -104,6 +104,7 @@ class TestConfig:
             "w --dim auto",
             "w --flow",
             "w --precision half",
+            "w --rigid so2",
         ],
     )
     def test_argparse_refuses(self, arguments, capsys):

@@ -21,7 +21,7 @@ BOOT = ROOT / PACKAGE / "boot"
 ORDER = """
     errors
     config, artifacts, devices, path_folder, runlog, safe_files, so3, termination, threads
-    batch, cache, folder_lock, metric_folder, training_inputs
+    batch, cache, folder_lock, metric_folder, se3, training_inputs
     workdir, fidelity, reference_spaces
     host_models
     perceptron
@@ -46,7 +46,8 @@ ORDER = """
 WITHIN = {
     "so3": "conventions < rotations, harmonics, pairs < wigner, half_sphere < expansion < turning"
     " < correlation, refine < search",
-    "distances": "base < rotation < transport, atoms < streaming < choice",
+    "distances": "base < rotation < rigid, transport, atoms < streaming < choice",
+    "se3": "motions < points < refine < search",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing, wording < content < results, scatter < landscape_section"
     " < fidelity_section, rotation_section, motion_section, clusters_section,"

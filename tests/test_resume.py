@@ -286,6 +286,7 @@ CHANGED = {
     "mask radius": (("--mask-radius", "0.7"), ""),
     "scale": (("--scale", "unit"), ""),
     "distance": (("--distance", "transport"), ""),
+    "rigid": (("--rigid", "se3"), ""),
     "precision": (("--precision", "bfloat16"), ""),
 }
 

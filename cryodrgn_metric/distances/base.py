@@ -39,12 +39,15 @@ class Alignment:
         raw_distance: ||volume - reference||, nothing turned.
         second_peak_gap: (delta_2 - delta) / RMS norm, with delta_2 the best local optimum at least
             20 degrees away; inf if there is none. Near 0 the rotation is ambiguous.
+        translation: t with volume ≈ T_t R·reference, (3,) x, y, z in voxels, where one is taken
+            out as well (`rigid`); else None.
     """
 
     distance: float
     rotation: Any
     raw_distance: float
     second_peak_gap: float
+    translation: Any = None
 
 
 @dataclass(frozen=True)
@@ -56,22 +59,32 @@ class PairwiseDistances:
         rotations: (L, L, 3, 3), V_i ≈ rotations[i, j]·V_j.
         raw_distances: (L, L), nothing turned.
         second_peak_gaps: (L, L), as in `Alignment`.
+        translations: (L, L, 3), V_i ≈ T_t rotations[i, j]·V_j with t = translations[i, j], x, y, z
+            in voxels of these volumes; translations[j, i] = -rotations[j, i] translations[i, j].
+            None where only rotations are taken out.
     """
 
     distances: Any
     rotations: Any
     raw_distances: Any
     second_peak_gaps: Any
+    translations: Any = None
+
+    def numpy(self) -> PairwiseDistances:
+        """The same as numpy arrays, where it holds tensors."""
+        arrays = {name: None if one is None else one.numpy() for name, one in vars(self).items()}
+        return PairwiseDistances(**arrays)
 
 
 class VolumeDistance(Protocol):
     """A distance between volumes, in steps so that voxels can be streamed.
 
     `prepare` windows decoded volumes, `calibrate` looks at the `full_features` of a few of them,
-    `features` is called on batches and keeps what one volume needs (its last axis counts
-    volumes), `pairwise` compares all of them and hands each finished block of pairs to `store`;
-    `onto` turns a few onto one. `calibration` is what `calibrate` found, as numbers that `recall`
-    takes; `settings` says it in words for metric_embed.yaml.
+    `features` is called on batches and keeps what one volume needs (its last axis counts volumes;
+    `norms` are those of the volumes, in units of the distance), `pairwise` compares all of them
+    and hands each finished block of pairs to `store`; `onto` turns a few onto one. `calibration`
+    is what `calibrate` found, as numbers that `recall` takes; `settings` says it in words for
+    metric_embed.yaml.
     """
 
     progress: bool
@@ -92,6 +105,8 @@ class VolumeDistance(Protocol):
 
     def features(self, volumes: Tensor) -> Tensor: ...
 
+    def norms(self, features: Tensor) -> Tensor: ...
+
     def pairwise(
         self, features: Tensor, fit_on: Tensor | None = None, store: PieceStore = NO_CACHE
     ) -> PairwiseDistances: ...
@@ -110,9 +125,7 @@ def as_tensor(values: Array, dtype: torch.dtype | None) -> Tensor:
 
 def as_given(result: PairwiseDistances, volumes: Array) -> PairwiseDistances:
     """Numpy arrays, unless the volumes were a tensor."""
-    if isinstance(volumes, Tensor):
-        return result
-    return PairwiseDistances(**{name: value.numpy() for name, value in vars(result).items()})
+    return result if isinstance(volumes, Tensor) else result.numpy()
 
 
 def unusable_volumes(volumes: Tensor) -> dict[int, str]:

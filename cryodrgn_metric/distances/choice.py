@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.distances.base import VolumeDistance
+from cryodrgn_metric.distances.rigid import RigidDistance
 from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.streaming import VolumeStream
 from cryodrgn_metric.distances.transport import CONTOUR_IN_SDS, TransportDistance
@@ -33,7 +34,8 @@ def distance_of(
             device=stream.decoder.device,
             progress=True,
         )
-    return RotationDistance(
+    kind = RigidDistance if options.rigid == "se3" else RotationDistance
+    return kind(
         box=stream.box,
         full_box=full_box,
         max_frequency=stream.max_frequency,

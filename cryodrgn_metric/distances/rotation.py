@@ -9,9 +9,11 @@ best candidates refined by Newton steps at the full one. See docs/distance.md.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +31,12 @@ from cryodrgn_metric.distances.base import (
     check_volumes,
 )
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.so3.conventions import WINDOW_RADIUS, spherical_window, windowed
+from cryodrgn_metric.so3.conventions import (
+    WINDOW_EDGE,
+    WINDOW_RADIUS,
+    spherical_window,
+    windowed,
+)
 from cryodrgn_metric.so3.expansion import (
     RadialBasis,
     ShellExpansion,
@@ -47,9 +54,11 @@ from cryodrgn_metric.threads import map_in_threads, one_thread
 
 __all__ = [
     "Alignment",
+    "PairSearch",
     "PairwiseDistances",
     "RotationDistance",
     "align",
+    "compared",
     "pairwise_distances",
     "rotate",
     "spread",
@@ -63,6 +72,15 @@ PILOT_COUNT = 10
 _EXPANSION_BATCH = 8
 
 
+class PairSearch(Protocol):
+    """What compares pairs of volumes: on rotations, or on rigid motions."""
+
+    @property
+    def count(self) -> int: ...
+
+    def compare(self, pairs: Pairs) -> PairResults: ...
+
+
 @lru_cache(maxsize=8)
 def _expansion(
     box: int,
@@ -71,9 +89,16 @@ def _expansion(
     max_frequency: float | None,
     dtype: torch.dtype,
     device: torch.device,
+    reach: float,
 ) -> ShellExpansion:
     return ShellExpansion(
-        box, lmax, full_box=full_box, max_frequency=max_frequency, dtype=dtype, device=device
+        box,
+        lmax,
+        full_box=full_box,
+        max_frequency=max_frequency,
+        dtype=dtype,
+        device=device,
+        reach=reach,
     )
 
 
@@ -92,6 +117,7 @@ class RotationDistance:
         dtype: torch.float32 or torch.float64.
         device: Where coefficients live and pairs are computed.
         progress: Show a progress bar.
+        reach: How far volumes reach from where they are expanded about, in boxes.
 
     References:
         Kovacs & Wriggers, Acta Cryst. D58, 2002, doi:10.1107/S0907444902009794.
@@ -107,9 +133,10 @@ class RotationDistance:
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
     progress: bool = False
+    reach: float = WINDOW_EDGE / 2
 
     def __post_init__(self) -> None:
-        self._full_lmax = full_band_limit(self.box, self.max_frequency)
+        self._full_lmax = full_band_limit(self.box, self.max_frequency, self.reach)
         self._typical_squared: float | None = None
 
     def prepare(self, volumes: Tensor, window: Tensor) -> Tensor:
@@ -150,13 +177,22 @@ class RotationDistance:
         """What the distance rests on, for metric_embed.yaml."""
         return {"lmax": self.lmax}
 
-    def full_features(self, volumes: Tensor) -> Tensor:
+    def full_features(self, volumes: Tensor, middles: Tensor | None = None) -> Tensor:
         """Coefficients at the full band limit, for `calibrate`."""
-        return self._expand(volumes, self._full_lmax)
+        return self._expand(volumes, self._full_lmax, middles)
 
-    def features(self, volumes: Tensor) -> Tensor:
-        """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes."""
-        return self._expand(volumes, self._full_lmax if self.lmax is None else self.lmax)
+    def features(self, volumes: Tensor, middles: Tensor | None = None) -> Tensor:
+        """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes.
+
+        Arguments:
+            volumes: (volumes, n, n, n).
+            middles: What they are expanded about, as `ShellExpansion` takes it.
+        """
+        return self._expand(volumes, self._full_lmax if self.lmax is None else self.lmax, middles)
+
+    def norms(self, features: Tensor) -> Tensor:
+        """|V| of every volume, (volumes,)."""
+        return features.square().sum(dim=(0, 1)).sqrt()
 
     def pairwise(
         self, features: Tensor, fit_on: Tensor | None = None, store: PieceStore = NO_CACHE
@@ -190,16 +226,22 @@ class RotationDistance:
             search = RotationSearch(blocks, self.dtype, torch.device(self.device))
             return search.compare(Pairs(torch.zeros_like(columns), columns))
 
-    def _expand(self, volumes: Tensor, lmax: int) -> Tensor:
-        expand = _expansion(
+    def _expansion(self, lmax: int) -> ShellExpansion:
+        return _expansion(
             self.box,
             lmax,
             self.full_box or self.box,
             self.max_frequency,
             self.dtype,
             torch.device(self.device),
+            self.reach,
         )
-        return torch.cat([expand(batch) for batch in volumes.split(_EXPANSION_BATCH)], dim=2)
+
+    def _expand(self, volumes: Tensor, lmax: int, middles: Tensor | None) -> Tensor:
+        expand = self._expansion(lmax)
+        batches = volumes.split(_EXPANSION_BATCH)
+        about = [None] * len(batches) if middles is None else middles.split(_EXPANSION_BATCH)
+        return torch.cat([expand(*both) for both in zip(batches, about, strict=True)], dim=2)
 
     def _normalised(self, features: Tensor) -> Tensor:
         if not self.unit_norm:
@@ -208,24 +250,33 @@ class RotationDistance:
 
     def _compress(self, features: Tensor, fit_on: Tensor | None) -> list[Tensor]:
         features = self._normalised(features)
+        return self._basis(features, fit_on).project(features)
+
+    def _basis(self, features: Tensor, fit_on: Tensor | None) -> RadialBasis:
         sample = features if fit_on is None else features[:, :, fit_on.to(features.device)]
         energy = float(sample.square().sum(dim=(0, 1)).mean())
         # Two dropped parts differ by at most 2 (|a|^2 + |b|^2): a quarter of 1e-3 for each.
         typical = self._typical_squared or 0.0
         basis = RadialBasis.fit(sample, max(0.25e-3 * typical, 1e-9 * energy))
         logger.debug("Radial basis: %d numbers a volume.", basis.rank)
-        return basis.project(features)
+        return basis
 
     def _search(
         self, coefficients: list[Tensor], store: PieceStore = NO_CACHE
     ) -> PairwiseDistances:
         search = RotationSearch(coefficients, self.dtype, torch.device(self.device))
-        result = _empty_result(search.count, self.dtype)
+        return self._compare_all(search, self._empty_result(search.count), store)
+
+    def _compare_all(
+        self, search: PairSearch, result: PairwiseDistances, store: PieceStore
+    ) -> PairwiseDistances:
+        """Fill in the result, block by block, those that are kept first."""
         everything = Pairs(*torch.triu_indices(search.count, search.count, offset=1))
         blocks = dict(enumerate(everything.split(self.pairs_per_block)))
         kept = {number: piece for number in blocks if (piece := store.load(number)) is not None}
         for number, piece in kept.items():
             _store_block(result, blocks.pop(number), torch.from_numpy(piece))
+        self._announce(search, blocks.values())
         with tqdm(
             total=len(everything), unit="pair", desc="Distances", disable=not self.progress
         ) as bar:
@@ -248,20 +299,26 @@ class RotationDistance:
                 _store_block(result, block, table)
         return result
 
+    def _announce(self, search: PairSearch, blocks: Collection[Pairs]) -> None:
+        """Say how long these will take, where that is minutes: not here."""
 
-def _empty_result(count: int, dtype: torch.dtype) -> PairwiseDistances:
-    return PairwiseDistances(
-        distances=torch.zeros(count, count, dtype=dtype),
-        rotations=torch.eye(3, dtype=dtype).repeat(count, count, 1, 1),
-        raw_distances=torch.zeros(count, count, dtype=dtype),
-        second_peak_gaps=torch.full((count, count), torch.inf, dtype=dtype),
-    )
+    def _empty_result(self, count: int) -> PairwiseDistances:
+        return PairwiseDistances(
+            distances=torch.zeros(count, count, dtype=self.dtype),
+            rotations=torch.eye(3, dtype=self.dtype).repeat(count, count, 1, 1),
+            raw_distances=torch.zeros(count, count, dtype=self.dtype),
+            second_peak_gaps=torch.full((count, count), torch.inf, dtype=self.dtype),
+        )
 
 
 def _as_table(found: PairResults) -> Tensor:
-    """Results as (pairs, 12): distance, raw distance, second-peak gap, rotation."""
+    """Results as (pairs, 12): distance, raw distance, second-peak gap, rotation.
+
+    And the translation, if there is one, which makes it 15.
+    """
     numbers = torch.stack([found.distances, found.raw_distances, found.second_peak_gaps], dim=1)
-    return torch.cat([numbers, found.rotations.flatten(1)], dim=1)
+    moves = [] if found.translations is None else [found.translations]
+    return torch.cat([numbers, found.rotations.flatten(1), *moves], dim=1)
 
 
 def _store_block(result: PairwiseDistances, pairs: Pairs, table: Tensor) -> None:
@@ -270,15 +327,13 @@ def _store_block(result: PairwiseDistances, pairs: Pairs, table: Tensor) -> None
     for number, name in enumerate(("distances", "raw_distances", "second_peak_gaps")):
         matrix = getattr(result, name)
         matrix[rows, columns] = matrix[columns, rows] = table[:, number]
-    rotations = table[:, 3:].reshape(-1, 3, 3)
+    rotations = table[:, 3:12].reshape(-1, 3, 3)
     result.rotations[rows, columns] = rotations
     result.rotations[columns, rows] = rotations.mT
-
-
-def _prepared(volumes: Tensor, window: float | None) -> Tensor:
-    if window is None:
-        return volumes
-    return windowed(volumes, spherical_window(volumes.shape[-1], window))
+    if result.translations is not None:
+        translations = table[:, 12:]
+        result.translations[rows, columns] = translations
+        result.translations[columns, rows] = -(rotations.mT @ translations[:, :, None])[..., 0]
 
 
 def pairwise_distances(
@@ -324,20 +379,49 @@ def pairwise_distances(
         >>> bool(found.distances.max() < 1e-6)
         True
     """
+    return compared(
+        volumes,
+        lambda box, of_input: RotationDistance(
+            box=box,
+            max_frequency=max_frequency,
+            lmax=lmax,
+            pairs_per_tile=pairs_per_tile,
+            dtype=of_input,
+            device=device,
+            progress=progress,
+        ),
+        window,
+        dtype,
+    )
+
+
+def compared(
+    volumes: Array,
+    make: Callable[[int, torch.dtype], RotationDistance],
+    window: float | None,
+    dtype: torch.dtype | None,
+) -> PairwiseDistances:
+    """All pairs of volumes by a distance that is calibrated on some of them.
+
+    Arguments:
+        volumes: (L, n, n, n), numpy array or tensor.
+        make: The distance, from the box and the dtype.
+        window, dtype: As in `pairwise_distances`.
+
+    Returns:
+        `PairwiseDistances`, numpy arrays unless a tensor went in.
+
+    Raises:
+        VolumeError: A volume is not a cube, is constant, or holds NaN or Inf.
+    """
     tensor = as_tensor(volumes, dtype)
     check_volumes(tensor)
-    prepared = _prepared(tensor, window)
+    distance = make(tensor.shape[-1], tensor.dtype)
+    prepared = tensor
+    if window is not None:
+        prepared = distance.prepare(tensor, spherical_window(tensor.shape[-1], window))
     check_volumes(prepared, "within the window, volumes")
-    distance = RotationDistance(
-        box=tensor.shape[-1],
-        max_frequency=max_frequency,
-        lmax=lmax,
-        pairs_per_tile=pairs_per_tile,
-        dtype=tensor.dtype,
-        device=device,
-        progress=progress,
-    )
-    if len(tensor) > PILOT_COUNT and lmax is None:
+    if len(tensor) > PILOT_COUNT and distance.lmax is None:
         distance.calibrate(distance.full_features(prepared[spread(len(tensor), PILOT_COUNT)]))
     return as_given(distance.pairwise(distance.features(prepared)), volumes)
 
@@ -422,5 +506,7 @@ def rotate(volume: Array, rotation: Array, *, window: float | None = WINDOW_RADI
     tensor = as_tensor(volume, None)
     check_volumes(tensor[None], "volume")
     matrix = as_tensor(rotation, torch.float64)
-    result = turned_volume(_prepared(tensor, window), matrix)
+    if window is not None:
+        tensor = windowed(tensor, spherical_window(tensor.shape[-1], window))
+    result = turned_volume(tensor, matrix)
     return result if isinstance(volume, Tensor) else result.numpy()

@@ -47,18 +47,20 @@ class VolumeStream:
         box: Voxels along a side.
         window: (box, box, box), the soft sphere times the mask, if there is one.
         max_frequency: Radius of the Fourier ball in 1/box; None: the whole ball.
+        level_from: As `windowed` takes it.
     """
 
     decoder: Decoder
     box: int
     window: Tensor
     max_frequency: float | None = None
+    level_from: Tensor | None = None
 
     def volumes(
         self,
         latents: np.ndarray,
         rotations: np.ndarray | None = None,
-        prepare: Callable[[Tensor, Tensor], Tensor] = windowed,
+        prepare: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Windowed volumes (B, box, box, box), turned by `rotations` (B, 3, 3) if given.
 
@@ -67,6 +69,8 @@ class VolumeStream:
         """
         decoded = self.decoder.decode(latents, self.box, rotations, self.max_frequency)
         decoded[list(unusable_volumes(decoded))] = torch.nan
+        if prepare is None:
+            return windowed(decoded, self.window, self.level_from)
         return prepare(decoded, self.window)
 
 

@@ -264,6 +264,11 @@ class TransportDistance:
         coefficients: Tensor = slices.sphere.analyse(parts.flatten(1, 2).to(self.dtype))
         return coefficients.unflatten(1, (len(volumes), -1)).mT.contiguous()
 
+    def norms(self, features: Tensor) -> Tensor:
+        """The radius of gyration of every volume, (volumes,) in Å."""
+        norms: Tensor = self._pairs().norms(features)
+        return norms
+
     def pairwise(
         self, features: Tensor, fit_on: Tensor | None = None, store: PieceStore = NO_CACHE
     ) -> PairwiseDistances:

@@ -56,8 +56,20 @@ def rotation_section(results: Results) -> Section:
         f"{rotation['median_angle_in_degrees']:.1f} degrees.",
         _drift_in_words(drift),
     ]
+    if "translations" in results.landmarks:
+        paragraphs.insert(1, _translations_in_words(results))
     tables = [_table(results, name) for name in stories]
     return Section("rotation", "Where was rotation hiding?", paragraphs, pictures, tables)
+
+
+def _translations_in_words(results: Results) -> str:
+    lengths = np.linalg.norm(results.landmarks["translations"][results.upper], axis=-1)
+    low, high = np.percentile(lengths, [50, 95])
+    return (
+        "Translations are taken out as well (--rigid se3), so that here and below rotation means "
+        f"rigid motion: the median is {low:.2g}, the 95th percentile {high:.2g} voxels of the "
+        "volumes that are compared (-d)."
+    )
 
 
 def _drift_in_words(drift: dict[str, Any]) -> str:

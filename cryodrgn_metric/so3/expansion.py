@@ -49,19 +49,22 @@ def ball_radius(box: int, max_frequency: float | None = None) -> float:
     return largest if max_frequency is None else min(max_frequency, largest)
 
 
-def full_band_limit(box: int, max_frequency: float | None = None) -> int:
+def full_band_limit(
+    box: int, max_frequency: float | None = None, reach: float = WINDOW_EDGE / 2
+) -> int:
     """Degree beyond which a windowed volume holds next to nothing: ceil(2 pi k r_out / n).
 
     Arguments:
         box: n, in voxels.
         max_frequency: As in `ball_radius`.
+        reach: r_out / n, how far a volume reaches from where it is expanded about.
     """
-    return ceil(pi * WINDOW_EDGE * ball_radius(box, max_frequency))
+    return ceil(2 * pi * reach * ball_radius(box, max_frequency))
 
 
-def _sphere_of_shell(frequency: float, lmax: int, weight: float) -> HalfSphere:
+def _sphere_of_shell(frequency: float, lmax: int, weight: float, reach: float) -> HalfSphere:
     """The points of one shell, a half: F(-k) = conj F(k)."""
-    l_signal = ceil(2 * pi * frequency * WINDOW_EDGE / 2) + 5
+    l_signal = ceil(2 * pi * frequency * reach) + 5
     lmax = min(lmax, l_signal)
     return HalfSphere.make(lmax, lmax + l_signal, weight)
 
@@ -79,6 +82,7 @@ class ShellExpansion:
         max_frequency: As in `ball_radius`.
         dtype: torch.float32 or torch.float64, of the results.
         device: Of the results. The NUFFT itself runs on the CPU.
+        reach: How far volumes reach from where they are expanded about, in boxes.
 
     References:
         The quadrature and why degree lmax + l_signal is needed: docs/conventions.md.
@@ -98,8 +102,10 @@ class ShellExpansion:
         max_frequency: float | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        reach: float = WINDOW_EDGE / 2,
     ) -> None:
         self.box = box
+        self.reach = reach
         self.lmax = lmax
         self.full_box = full_box or box
         self.max_frequency = ball_radius(box, max_frequency)
@@ -111,22 +117,24 @@ class ShellExpansion:
         return ceil(self.max_frequency)
 
     @property
-    def _frequencies(self) -> np.ndarray:
+    def frequencies(self) -> np.ndarray:
+        """Of the shells, 1/box."""
         # Midpoint rule: |F|^2 has support < 1 in the variable conjugate to k, so step 1 is exact.
-        return (np.arange(self.n_shells) + 0.5) * (self.max_frequency / self.n_shells)
+        frequencies: np.ndarray = np.arange(self.n_shells) + 0.5
+        return frequencies * (self.max_frequency / self.n_shells)
 
     @cached_property
     def _shells(self) -> list[HalfSphere]:
         step = self.max_frequency / self.n_shells
-        weights = np.sqrt(self._frequencies**2 * step / self.full_box**3)
+        weights = np.sqrt(self.frequencies**2 * step / self.full_box**3)
         return [
-            _sphere_of_shell(float(k), self.lmax, float(w)).to(self.device, self.dtype)
-            for k, w in zip(self._frequencies, weights, strict=True)
+            _sphere_of_shell(float(k), self.lmax, float(w), self.reach).to(self.device, self.dtype)
+            for k, w in zip(self.frequencies, weights, strict=True)
         ]
 
     @cached_property
     def _points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        shells = zip(self._frequencies, self._shells, strict=True)
+        shells = zip(self.frequencies, self._shells, strict=True)
         points = np.concatenate([k * shell.directions for k, shell in shells])
         points = points * (2 * pi / self.box)
         points = points.astype(np.float64 if self.dtype == torch.float64 else np.float32)
@@ -147,9 +155,24 @@ class ShellExpansion:
         )
         return torch.from_numpy(np.atleast_2d(samples)).to(self.device)
 
-    def __call__(self, volumes: Tensor) -> Tensor:
-        """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes (volumes, n, n, n)."""
+    def _phases(self, middles: Tensor) -> Tensor:
+        """exp(i k·c): F of a volume whose point c is brought to the origin."""
+        z, y, x = (torch.from_numpy(axis).double() for axis in self._points)
+        phase = middles.double().cpu() @ torch.stack([x, y, z])
+        samples = torch.polar(torch.ones_like(phase), phase).to(self.device)
+        return samples.to(torch.complex128 if self.dtype == torch.float64 else torch.complex64)
+
+    def __call__(self, volumes: Tensor, middles: Tensor | None = None) -> Tensor:
+        """Coefficients ((lmax + 1)^2, shells, volumes) of windowed volumes.
+
+        Arguments:
+            volumes: (volumes, n, n, n).
+            middles: Where each is expanded about, (volumes, 3) x, y, z in voxels from the origin
+                voxel, which it is if None.
+        """
         samples = self._fourier_samples(volumes)
+        if middles is not None:
+            samples = samples * self._phases(middles)
         parts = torch.stack([samples.real, samples.imag])
         shape = (self.lmax + 1) ** 2, self.n_shells, len(volumes)
         coefficients = parts.new_zeros(shape)

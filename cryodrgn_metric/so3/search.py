@@ -78,6 +78,7 @@ class PairResults:
     rotations: Tensor
     raw_distances: Tensor
     second_peak_gaps: Tensor
+    translations: Tensor | None = None  # (pairs, 3), where a translation is taken out as well
 
 
 class RotationSearch:
@@ -121,6 +122,18 @@ class RotationSearch:
         contenders = _followed(peaks, scale, _TO_LAST)
         peaks = _climbed(full, pairs, peaks, self.lmax, _TO_THE_END[self._dtype], contenders)
         return _merged(peaks, _APART)
+
+    def rough_candidates(self, pairs: Pairs, count: int) -> Peaks:
+        """Local maxima at the coarse degree, best first: starts for a search of another kind.
+
+        Arguments:
+            pairs: Which volumes.
+            count: At most; a pair with fewer has values of -inf.
+        """
+        pairs = pairs.to(self._device)
+        rough = Derivatives(self._rough_volumes, pairs.rows.unique_consecutive().tolist())
+        peaks = self.coarse.peaks(pairs, count, _GRID_PEAKS_APART)
+        return _climbed(rough, pairs, peaks, self.coarse.lmax, _AS_A_START)
 
     def _measure(self, pairs: Pairs, peaks: Peaks) -> PairResults:
         """Distances from residuals; the identity is a candidate, so delta <= raw."""

@@ -1,0 +1,131 @@
+"""The real command with --rigid se3: what it saves, and what it writes in one frame."""
+
+import json
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+from conftest import APIX, BOX, VAE_SIZE, project_blobs, quiet, random_rotations, run_cryodrgn
+from running import run
+
+from cryodrgn_metric.artifacts import save_pickle
+from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.distances.rigid import RigidDistance
+from cryodrgn_metric.distances.rotation import RotationDistance
+from cryodrgn_metric.se3.motions import MOST_TRANSLATION
+from cryodrgn_metric.so3.conventions import (
+    edge_of,
+    mirrored,
+    mirrored_vectors,
+    spherical_window,
+    windowed,
+)
+from cryodrgn_metric.workdir import open_workdir
+
+FEW = ("--landmarks", "24", "--rigid", "se3")
+
+
+@pytest.fixture(scope="module")
+def folder(vae_workdir, tmp_path_factory):
+    outdir = tmp_path_factory.mktemp("rigid") / "out"
+    run(vae_workdir, *FEW, "-d", "16", "-o", outdir)
+    return outdir
+
+
+def saved(folder):
+    with np.load(folder / "distances.npz") as arrays:
+        return dict(arrays)
+
+
+def test_translations_are_saved_beside_rotations(folder):
+    found = saved(folder)
+    assert found["translations"].shape == (24, 24, 3)
+    lengths = np.linalg.norm(found["translations"], axis=-1)
+    assert 0 < lengths.max() <= (1 + 1e-5) * MOST_TRANSLATION * 16
+    expected = -np.einsum("ijba,ijb->ija", found["rotations"], found["translations"])
+    np.testing.assert_allclose(found["translations"].swapaxes(0, 1), expected, atol=1e-5)
+    parameters = (folder / "metric_embed.yaml").read_text()
+    assert "rigid: se3" in parameters
+
+
+def test_motions_are_those_of_the_decoded_volumes(folder, vae_workdir):
+    """Delta from volumes that are decoded anew, and never above Delta over rotations alone."""
+    found = saved(folder)
+    workdir = open_workdir(vae_workdir, -1)
+    decoder = Decoder.from_workdir(workdir, "cpu", torch.float32, as_trained=True)
+    latents = workdir.latents[found["landmark_rows"]]
+    window = spherical_window(16)
+    volumes = windowed(decoder.decode(latents, 16), window, edge_of(window))
+    distance, alone = (kind(16, full_box=BOX) for kind in (RigidDistance, RotationDistance))
+    distance.recall(found["calibration"])
+    alone.recall(found["calibration"][:2])
+    again = distance.pairwise(distance.features(volumes))
+    typical = np.median(found["distances"])
+    np.testing.assert_allclose(again.distances, found["distances"], atol=0.01 * typical)
+    turned = alone.pairwise(alone.features(volumes))
+    assert bool((again.distances <= turned.distances).all())
+    assert float(again.distances.sum()) < 0.99 * float(turned.distances.sum())
+    np.testing.assert_allclose(
+        found["volume_norms"], alone.norms(alone.features(volumes)), rtol=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_a_drift_that_z_has_learned_is_taken_out_of_what_is_written(tmp_path):
+    """Particles whose middle drifts, and whose poses don't know: stock cryoDRGN learns the drift.
+
+    Shows that Delta over rigid motions is a fraction of Delta over rotations, and that written
+    volumes lie on each other.
+    """
+    workdir = drifting_workdir(tmp_path)
+    few = ("--landmarks", "30", "--ksample", "4", "--epoch", "40")
+    results = {}
+    for rigid in ("so3", "se3"):
+        run(workdir, *few, "--rigid", rigid, "-o", tmp_path / rigid)
+        files = sorted((tmp_path / rigid).glob("analyze.40/pc1/vol_*.mrc"))
+        volumes = torch.from_numpy(np.stack([mrcfile.read(path) for path in files]))
+        flat = windowed(volumes, spherical_window(BOX)).flatten(1)
+        results[rigid] = saved(tmp_path / rigid), float(torch.pdist(flat).median())
+    upper = np.triu_indices(30, 1)
+    alone, found = (results[rigid][0]["distances"][upper] for rigid in ("so3", "se3"))
+    assert np.median(found) < 0.7 * np.median(alone)
+    assert results["se3"][1] < 0.7 * results["so3"][1]
+    summary = json.loads((tmp_path / "se3" / "report.json").read_text())
+    assert "rotation" in summary
+
+
+def drifting_workdir(tmp_path):
+    """Blobs that drift by up to 8 % of the box along an axis of their own, poses as before."""
+    generator, count = np.random.default_rng(1), 1500
+    body = generator.uniform(-BOX / 6, BOX / 6, (7, 3))
+    drift = generator.uniform(-0.08, 0.08, count) * BOX
+    centers = body + drift[:, None, None] * np.array([0.6, 0.8, 0.0])
+    rotations = random_rotations(count, generator)
+    images = project_blobs(centers, rotations, BOX)
+    images += 0.1 * images.std() * generator.standard_normal(images.shape)
+    particles, poses, ctf = (tmp_path / n for n in ("p.mrcs", "poses.pkl", "ctf.pkl"))
+    with mrcfile.new(particles) as mrc:
+        mrc.set_data(images.astype(np.float32))
+    save_pickle(poses, (rotations.astype(np.float32), np.zeros((count, 2), np.float32)))
+    row = [BOX, APIX, 1e1, 1e1, 0.0, 300.0, 0.0, 1.0, 0.0]
+    save_pickle(ctf, np.tile(row, (count, 1)).astype(np.float32))
+    workdir = tmp_path / "workdir"
+    torch.manual_seed(0)
+    size = [64 if str(one) == "32" else one for one in VAE_SIZE]
+    with quiet():
+        run_cryodrgn(
+            *("train_vae", particles, "--poses", poses, "--ctf", ctf, "--zdim", 1),
+            *("-o", workdir, "-n", 40, "-b", 32, "--no-amp", "--no-analysis", "--seed", 0),
+            *("--lr", 1e-3, *size),
+        )
+    return workdir
+
+
+def test_flip_mirrors_translations_too():
+    turn, move = random_rotations(1, np.random.default_rng(0))[0], np.array([1.0, 2.0, 3.0])
+    point, mirror = np.array([0.3, -0.2, 0.5]), np.array([1.0, 1.0, -1.0])
+    np.testing.assert_allclose(
+        mirrored(turn) @ (mirror * point) + mirrored_vectors(move),
+        mirror * (turn @ point + move),
+    )
