@@ -28,6 +28,7 @@ ORDER = """
     decoder, landmarks, clusters, view
     volumes, networks, targets
     landmark_training, principal_axes
+    flow
     distances
     distance_net, metric_map
     contrast, density, hidden_rotation, reach
