@@ -32,7 +32,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cryodrgn_metric.config import (
+    DIMENSION,
     LOSSES,
+    MAPS,
     PRECISIONS,
     SAMPLINGS,
     SCALES,
@@ -146,7 +148,7 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
         "--dim",
         type=int,
         default=MetricMapConfig.dimension,
-        help="Dimension of the learned space (default: %(default)s)",
+        help=f"Dimension of the learned space (default: {DIMENSION}; with --map flow that of z)",
     )
     group.add_argument(
         "--loss",
@@ -154,6 +156,14 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
         default=MetricMapConfig.loss,
         help="relative: by the relative error of each distance; weighted: short distances\n"
         "count even more (default: %(default)s)",
+    )
+    group.add_argument(
+        "--map",
+        choices=MAPS,
+        default=MetricMapConfig.map,
+        help="Network that learns the space. flow: a normalizing flow that starts at z itself\n"
+        "and can be inverted, so that straight lines in the learned space become volumes\n"
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--ksample",
@@ -256,7 +266,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
             precision=args.precision,
         ),
         distances=DistanceConfig(args.distance, args.scale),
-        metric_map=MetricMapConfig(dimension=args.dim, loss=args.loss),
+        metric_map=MetricMapConfig(dimension=args.dim, loss=args.loss, map=args.map),
         clusters=ClusterConfig(args.ksample, args.skip_vol, args.skip_umap),
     )
 

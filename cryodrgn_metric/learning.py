@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from importlib import metadata
 
 import numpy as np
 
@@ -69,6 +70,7 @@ def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
         h_psi=[artifacts.sha256_of(path) for path in run.folder.model_files("h_psi")],
         config=run.config.metric_map,
         epsilon=EPSILON,
+        zuko=metadata.version("zuko") if run.config.metric_map.map == "flow" else None,
     )
     files = run.folder.model_files("f_xi")
     if stage.is_sealed(files):
@@ -104,7 +106,7 @@ def transform(run: Run, metric_map: MetricMap) -> np.ndarray:
         (N, d') float32.
     """
     with run.watch.stage("transform"):
-        z_metric: np.ndarray = metric_map.transform(run.workdir.latents)
+        z_metric = np.asarray(metric_map.transform(run.workdir.latents), dtype=np.float32)
         artifacts.save_pickle(run.folder.z_metric, z_metric)
         names = [f"z_metric_{i}" for i in range(z_metric.shape[1])]
         artifacts.save_csv(run.folder.z_metric_csv, z_metric, names)

@@ -32,13 +32,14 @@ ORDER = """
     distances
     distance_net, metric_map
     contrast, density, hidden_rotation, reach
-    dimension, local_geometry, paths, projections
+    dimension, invertibility, local_geometry, paths, projections
     report
     overlay
     run
     measurement
     learning, exploration, frame
     motion, pair_pictures
+    straight_motion
     reporting
     pipeline
     demo < command < script

@@ -1,0 +1,76 @@
+"""Straight lines through z', decoded: what only a map that can be inverted can show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+from tqdm import tqdm
+
+from cryodrgn_metric.frame import Frame, aligned_latents
+from cryodrgn_metric.measurement import Measured
+from cryodrgn_metric.metric_map import MetricMap
+from cryodrgn_metric.motion import PathSummary, warn_of_unusable, write_volumes
+from cryodrgn_metric.paths import straight_line
+from cryodrgn_metric.run import Run
+
+__all__ = ["StraightSummary", "write_straight_motion"]
+
+
+@dataclass(frozen=True)
+class StraightSummary:
+    """What the report says of one straight line.
+
+    Arguments:
+        path: As of any path; its particles at the ends are those nearest to them.
+        farthest_from_particles: The largest distance, in z', from a volume on the line to the
+            nearest particle: what is far from all particles is extrapolated.
+    """
+
+    path: PathSummary
+    farthest_from_particles: float
+
+
+def write_straight_motion(
+    run: Run, measured: Measured, metric_map: MetricMap, z_metric: npt.NDArray[np.float32]
+) -> list[StraightSummary]:
+    """Volumes V(f_xi^-1(z')) along the straight line of each principal component of z'.
+
+    As ``cryodrgn analyze`` does in z, each line runs through the mean, from the 5th to the 95th
+    percentile of the component, in steps of one length. Volumes are aligned, measured and written
+    as those of the paths on the data (`motion.write_motion`).
+
+    Arguments:
+        run: What all stages share.
+        measured: The landmarks, whose medoid gives the frame.
+        metric_map: A fitted flow.
+        z_metric: z' of all particles, (N, d').
+
+    Returns:
+        One summary a line, for report.json.
+    """
+    frame, particles = Frame.of(measured), cKDTree(z_metric)
+    found = []
+    lines = range(1, z_metric.shape[1] + 1)
+    for component in tqdm(lines, unit="line", desc="Volumes along straight lines"):
+        folder = run.folder.straight_path(component)
+        points = straight_line(z_metric, component)
+        latents = metric_map.inverse(points).astype(np.float32)
+        nearest, rows = particles.query(points)
+        volumes = aligned_latents(run, frame, latents)
+        kept = volumes.is_usable
+        warn_of_unusable(run, folder.name, rows[~kept])
+        path = write_volumes(
+            run,
+            volumes,
+            folder,
+            run.written_box,
+            rows[kept],
+            points[kept].astype(np.float32),
+            distance_to_particles=nearest[kept],
+        )
+        if path is not None:
+            found.append(StraightSummary(path, float(nearest[kept].max())))
+    return found
