@@ -166,6 +166,12 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
         "(default: %(default)s)",
     )
     group.add_argument(
+        "--no-amortization",
+        action="store_true",
+        help="Learn the space from the measured pairs of landmarks alone, not from distances\n"
+        "predicted for all particles (those are learned as well, for the report)",
+    )
+    group.add_argument(
         "--ksample",
         type=int,
         default=ClusterConfig.count,
@@ -266,7 +272,9 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
             precision=args.precision,
         ),
         distances=DistanceConfig(args.distance, args.scale),
-        metric_map=MetricMapConfig(dimension=args.dim, loss=args.loss, map=args.map),
+        metric_map=MetricMapConfig(
+            dimension=args.dim, loss=args.loss, map=args.map, amortized=not args.no_amortization
+        ),
         clusters=ClusterConfig(args.ksample, args.skip_vol, args.skip_umap),
     )
 

@@ -126,6 +126,7 @@ class MetricMapConfig:
     pairs_per_step: int = 8128  # all pairs of 128 particles
     learning_rate: float = 1e-2
     map: str = "mlp"
+    amortized: bool = True  # on h_psi of all particles; else on the measured pairs of landmarks
 
     def __post_init__(self) -> None:
         dimension = self.dimension

@@ -21,6 +21,7 @@ from cryodrgn_metric.local_geometry import local_geometry
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.reach import landmark_reach
+from cryodrgn_metric.reference_maps import lowest_stress
 from cryodrgn_metric.reference_spaces import reference_spaces
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.so3.rotations import rotation_angle
@@ -56,10 +57,14 @@ def judge_spaces(run: Run, measured: Measured, net: DistanceNet, z_metric: np.nd
         predicted = net.predict_matrix(measured.latents[test])
         upper = np.triu_indices(len(test), 1)
         errors = fidelity.distance_errors(predicted[upper], truth[upper])
+        lowest = lowest_stress(
+            truth, z_metric.shape[1], run.config.metric_map.loss, run.config.seed
+        )
     run.scores |= {
         **scores,
         "subsampling_intervals": intervals,
         "h_psi": {**errors, "learning_curve": net.history_},
+        "free_points": lowest,
         "test_landmarks": len(test),
         "median_distance": fidelity.median_distance(truth),
         "rms_volume_norm": _typical_norm(run, measured),

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 FLOOR = 0.1  # epsilon as a fraction of the median distance, unless it is given
 STEPS_PER_RECORD = 10
+POWERS = {"stress": 0, "relative": 1, "weighted": 2}  # of h, by which an error is divided
 
 
 class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -52,10 +53,11 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         \text{weighted (Eq. 9):} \quad
             \left( \frac{s\, (d - h)}{\max(h, \epsilon)^2} \right)^2,
 
-    s the median of h. Only the weight is floored, never the target: two latents with h = 0 are
-    drawn together. Each step takes distinct particles at random and all their pairs. z' is in
-    the units of the distance, centred, and turned so that its axes are the principal ones, the
-    third moment along each not negative. The same seed and number of threads give the same bits.
+    s the median of h; or, to be compared with SMACOF, ``stress``: :math:`(d - h)^2`. Only the
+    weight is floored, never the target: two latents with h = 0 are drawn together. Each step
+    takes distinct particles at random and all their pairs. z' is in the units of the distance,
+    centred, and turned so that its axes are the principal ones, the third moment along each not
+    negative. The same seed and number of threads give the same bits.
 
     A ``flow`` can be inverted. It starts at the identity, :math:`z' = c\, T(z)`, and trains all d
     dimensions; for d' = d its axes remain those of z, for d' < d z' is then turned to its
@@ -63,7 +65,7 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Arguments:
         n_components: The dimension d' of z'; at most d for a flow.
-        loss: ``relative`` or ``weighted``.
+        loss: ``relative``, ``weighted`` or ``stress``.
         width: The width of each hidden layer (of a flow: in each of its couplings).
         depth: The number of hidden layers.
         steps: The number of steps; the learning rate falls to zero over them.
@@ -125,14 +127,22 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.progress = progress
         self.map = map
 
-    def fit(self, z: npt.ArrayLike | Tensor, distance: Distance) -> MetricMap:
+    def fit(
+        self,
+        z: npt.ArrayLike | Tensor,
+        distance: Distance,
+        particles: npt.ArrayLike | Tensor | None = None,
+    ) -> MetricMap:
         """Learns the map from latents and their distance.
 
         Arguments:
-            z: The latents of all particles. (N, d)
+            z: The latents whose pairs train: those of all particles, or of landmarks where the
+                distance is a matrix. (N, d)
             distance: A function of tensors (n, d), (n, d) -> (n,), such as DistanceNet.predict;
                 or an object whose predict_matrix maps latents (n, d) to (n, n), such as a
                 DistanceNet (its predict does as well), which is quicker; or a matrix (N, N).
+            particles: Latents that set the scale of the inputs, the centre and the axes;
+                default: z. (M, d)
 
         Returns:
             self
@@ -147,6 +157,9 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         latents = as_latents(z).to(device)
         if len(latents) < 2:
             raise ArgumentError(f"expected at least 2 latents; got {len(latents)}.")
+        everyone = latents
+        if particles is not None:
+            everyone = as_latents(particles, latents.shape[1]).to(device)
         if self.map == "flow":
             require_flow(latents.shape[1], self.n_components)
         targets = targets_of(distance, latents)
@@ -154,15 +167,15 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.unit_ = median_of_pairs(targets, len(latents), self.seed)
         self.epsilon_ = FLOOR * self.unit_ if self.epsilon is None else float(self.epsilon)
         self._network = self._new_network()
-        self._network.standardise(latents)
+        self._network.standardise(everyone)
         self._network.to(device)
         with one_thread():  # the net is small: threads would mostly wait for each other
             self._train(latents, targets)
         if isinstance(self._network, Flow):
-            self.variance_shares_ = self._network.settle(latents, self.unit_, self.seed)
+            self.variance_shares_ = self._network.settle(everyone, self.unit_, self.seed)
             self._network.double()
         else:
-            turn_to_principal_axes(self._network, latents, self.unit_, self.seed)
+            turn_to_principal_axes(self._network, everyone, self.unit_, self.seed)
         return self
 
     def transform(self, z: npt.ArrayLike | Tensor) -> npt.NDArray[Any]:
@@ -304,8 +317,8 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def _check(self) -> None:
-        if self.loss not in ("relative", "weighted"):
-            raise ArgumentError(f"loss must be relative or weighted; got {self.loss!r}.")
+        if self.loss not in POWERS:
+            raise ArgumentError(f"loss must be one of {', '.join(POWERS)}; got {self.loss!r}.")
         if self.map not in ("mlp", "flow"):
             raise ArgumentError(f"map must be mlp or flow; got {self.map!r}.")
         sizes = (self.n_components, self.steps, self.pairs_per_step)
@@ -351,9 +364,8 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         logger.info("f_xi: loss %.5f after %d steps", self.history_["loss"][-1], self.steps)
 
     def _loss(self, d: Tensor, h: Tensor) -> Tensor:
-        weight = h.clamp_min(self.epsilon_ / self.unit_)
-        if self.loss == "weighted":
-            weight = weight.square()  # h is in units of s, so that s = 1 here
+        # h is in units of s, so that s = 1 here
+        weight = h.clamp_min(self.epsilon_ / self.unit_) ** POWERS[self.loss]
         return ((d - h) / weight).square().mean()
 
 

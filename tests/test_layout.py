@@ -31,7 +31,7 @@ ORDER = """
     flow
     distances
     distance_net, metric_map
-    contrast, density, hidden_rotation, reach
+    contrast, density, hidden_rotation, reach, reference_maps
     dimension, invertibility, local_geometry, paths, projections
     report
     overlay

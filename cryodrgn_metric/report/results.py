@@ -166,6 +166,11 @@ class Results:
         return int(self.z_metric.shape[1])
 
     @property
+    def is_amortized(self) -> bool:
+        """Whether z' was learned from h_psi rather than from measured pairs alone."""
+        return bool(self.parameters["config"]["metric_map"]["amortized"])
+
+    @property
     def flow(self) -> dict[str, Any] | None:
         """What is known of a map that can be inverted (--map flow); None of any other."""
         found: dict[str, Any] | None = self.summary["f_xi"].get("flow")
