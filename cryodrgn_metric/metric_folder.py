@@ -266,7 +266,7 @@ class MetricFolder:
         return PathFolder(self.analysis / f"pc{component}")
 
     def straight_path(self, component: int) -> PathFolder:
-        """The straight line along one principal component of z', numbered from 1."""
+        """The straight line between the ends of a component's path, numbered from 1."""
         return PathFolder(self.analysis / f"straight{component}")
 
     def cluster_path(self, first: int, second: int) -> PathFolder:

@@ -23,14 +23,7 @@ from sklearn.neighbors import kneighbors_graph
 
 from cryodrgn_metric.errors import ArgumentError
 
-__all__ = [
-    "MetricPath",
-    "ParticleGraph",
-    "cluster_tree",
-    "path_between",
-    "principal_path",
-    "straight_line",
-]
+__all__ = ["MetricPath", "ParticleGraph", "cluster_tree", "path_between", "principal_path"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -170,49 +163,18 @@ def principal_path(graph: ParticleGraph, component: int, count: int = ALONG_PATH
         ArgumentError: z' has no such component.
     """
     points = graph.all_points
-    axis = _principal_axis(points, component)
+    dimension = points.shape[1]
+    if not 1 <= component <= dimension:
+        raise ArgumentError(f"z' has components 1 to {dimension}; got {component}.")
+    _, axes = np.linalg.eigh(np.atleast_2d(np.cov(points.T, ddof=0)))
+    axis = axes[:, dimension - component]
+    axis = axis * np.sign(axis[np.abs(axis).argmax()])
     along = points @ axis
     first, second = (
         _densest_between(graph, axis, *np.percentile(along, [end - WINDOW, end + WINDOW]))
         for end in PERCENTILES
     )
     return path_between(graph, first, second, count)
-
-
-def straight_line(z_metric: npt.ArrayLike, component: int, count: int = ALONG_PATH) -> FloatArray:
-    """Points on the straight line along one principal component of z', through the mean.
-
-    They need not lie where particles are, as those of `principal_path` do.
-
-    Arguments:
-        z_metric: z' of all particles, (N, d').
-        component: From 1.
-        count: Points wanted, at equal steps from the 5th to the 95th percentile.
-
-    Returns:
-        (count, d') in the units of z', towards larger values of the component.
-
-    Raises:
-        ArgumentError: z' has no such component.
-
-    Example:
-        >>> straight_line([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]], 1, count=2).round(1)
-        array([[0.1, 1. ],
-               [1.9, 1. ]])
-    """
-    points = np.asarray(z_metric, dtype=np.float64)
-    axis, mean = _principal_axis(points, component), points.mean(axis=0)
-    low, high = np.percentile((points - mean) @ axis, PERCENTILES)
-    return np.asarray(mean + np.linspace(low, high, count)[:, None] * axis)
-
-
-def _principal_axis(points: FloatArray, component: int) -> FloatArray:
-    dimension = points.shape[1]
-    if not 1 <= component <= dimension:
-        raise ArgumentError(f"z' has components 1 to {dimension}; got {component}.")
-    _, axes = np.linalg.eigh(np.atleast_2d(np.cov(points.T, ddof=0)))
-    axis = axes[:, dimension - component]
-    return np.asarray(axis * np.sign(axis[np.abs(axis).argmax()]))
 
 
 def _densest_between(graph: ParticleGraph, axis: FloatArray, low: float, high: float) -> int:

@@ -13,7 +13,7 @@ from cryodrgn_metric.frame import Frame, aligned_latents
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.motion import PathSummary, warn_of_unusable, write_volumes
-from cryodrgn_metric.paths import straight_line
+from cryodrgn_metric.paths import ALONG_PATH
 from cryodrgn_metric.run import Run
 
 __all__ = ["StraightSummary", "write_straight_motion"]
@@ -36,11 +36,11 @@ class StraightSummary:
 def write_straight_motion(
     run: Run, measured: Measured, metric_map: MetricMap, z_metric: npt.NDArray[np.float32]
 ) -> list[StraightSummary]:
-    """Volumes V(f_xi^-1(z')) along the straight line of each principal component of z'.
+    """Volumes V(f_xi^-1(z')) along the straight line between the ends of each component's path.
 
-    As ``cryodrgn analyze`` does in z, each line runs through the mean, from the 5th to the 95th
-    percentile of the component, in steps of one length. Volumes are aligned, measured and written
-    as those of the paths on the data (`motion.write_motion`).
+    The path along a component (`motion.write_motion`, which has written it) follows the particles
+    from one end to the other; the line between the same two particles takes equal steps of z',
+    also where there are none. Volumes are aligned, measured and written alike.
 
     Arguments:
         run: What all stages share.
@@ -53,10 +53,13 @@ def write_straight_motion(
     """
     frame, particles = Frame.of(measured), cKDTree(z_metric)
     found = []
-    lines = range(1, z_metric.shape[1] + 1)
-    for component in tqdm(lines, unit="line", desc="Volumes along straight lines"):
-        folder = run.folder.straight_path(component)
-        points = straight_line(z_metric, component)
+    paths = [path for path in run.folder.paths() if not path.is_straight]
+    lines = [path for path in paths if len(path.numbers) == 1]
+    for along in tqdm(lines, unit="line", desc="Volumes along straight lines"):
+        with np.load(along.table, allow_pickle=False) as table:
+            first, last = z_metric[table["rows"][[0, -1]]].astype(np.float64)
+        folder = run.folder.straight_path(along.numbers[0])
+        points = np.linspace(first, last, ALONG_PATH)
         latents = metric_map.inverse(points).astype(np.float32)
         nearest, rows = particles.query(points)
         volumes = aligned_latents(run, frame, latents)

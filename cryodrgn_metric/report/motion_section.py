@@ -64,10 +64,11 @@ def motion_section(results: Results) -> Section:
     tables = [_table(results)]
     if straight:
         paragraphs.append(
-            "Straight lines are another thing: points of z' at equal steps through the mean, "
-            "which the inverse of f_ξ turns into z and the decoder into volumes. In z' the steps "
-            "are alike; where a line is far from every particle (second table), nothing in the "
-            "data says that such a volume exists."
+            "The straight line of a component joins the ends of its path without following the "
+            "data: its points are at equal steps of z', and the inverse of f_ξ turns them into z, "
+            "the decoder into volumes. Where a line is far from every particle (second table), "
+            "nothing in the data says that such a volume exists: steps of Δ much longer than "
+            "those of z' are the sign of it."
         )
         tables.append(_straight_table(straight, results))
     return Section("motion", "What moves?", paragraphs, pictures, tables)

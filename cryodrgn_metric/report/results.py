@@ -45,7 +45,7 @@ class MeasuredPath:
     def title(self) -> str:
         """In words."""
         if self.folder.is_straight:
-            return f"straight line along principal component {self.numbers[0]} of z'"
+            return f"straight line between the ends of pc{self.numbers[0]}"
         if len(self.numbers) == 1:
             return f"path along principal component {self.numbers[0]} of z'"
         return f"path from cluster {self.numbers[0]} to cluster {self.numbers[1]}"
