@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import mrcfile
 import numpy as np
 import pytest
 from conftest import quiet
-from running import FEW, run
+from running import SMALL, options_of, run, unchanged
 
+from cryodrgn_metric import command
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.metric_map import MetricMap
+from cryodrgn_metric.pipeline import embed
+from cryodrgn_metric.reporting import ReportConfig, report
 from cryodrgn_metric.safe_files.pickles import load_pickle
 from cryodrgn_metric.workdir import open_workdir
 
@@ -24,11 +28,18 @@ def workdir(tmp_path_factory, vae_workdir):
     return copy
 
 
+def embedded(workdir, out, *options):
+    """A run whose map is trained for a moment only."""
+    typed = options_of(workdir, *SMALL, "-d", 16, "--landmarks", 40, "-o", out, *options)
+    config = command.embed_config(typed)
+    quick = replace(config.metric_map, steps=100, width=32, depth=2)
+    with unchanged(workdir), quiet():
+        return embed(replace(config, metric_map=quick))
+
+
 @pytest.fixture(scope="module")
 def folder(workdir, tmp_path_factory):
-    out = tmp_path_factory.mktemp("straight_out") / "out"
-    run(workdir, "--map", "flow", "-d", 16, "--landmarks", 40, "-o", out, small=FEW)
-    return out
+    return embedded(workdir, tmp_path_factory.mktemp("straight") / "out", "--map", "flow")
 
 
 def table_of(folder, name):
@@ -80,19 +91,10 @@ def test_volumes_are_those_of_the_line_turned(folder, workdir):
     np.testing.assert_allclose(*norms, rtol=0.05)
 
 
-def test_the_report_says_what_the_flow_did(folder):
-    page = (folder / "report.html").read_text()
-    assert "straight line between the ends of pc1" in page
-    assert "condition number of the Jacobian" in page and "those of z, moved by the flow" in page
-    notebook = (folder / "cryoDRGN_metric_embed.ipynb").read_text()
-    assert "variance left out" in notebook and "straight1" in notebook
-    assert (folder / "figures" / "straight1_steps.png").is_file()
-
-
 def test_lines_go_with_the_flow(folder, workdir, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(folder, out, symlinks=True)
-    run(workdir, "-d", 16, "--landmarks", 40, "-o", out)
+    embedded(workdir, out)
     assert not list((out / "analyze.2").glob("straight*"))
     assert load_pickle(out / "z_metric.pkl").shape[1] == 2
     assert "flow" not in json.loads((out / "report.json").read_text())["f_xi"]
@@ -104,3 +106,18 @@ def test_what_no_flow_can_do_is_refused_at_once(workdir, workdir_of, tmp_path, c
             run(place, "--map", "flow", *options, "-o", tmp_path / "out")
         assert stop.value.code == 2 and not (tmp_path / "out").exists()
         assert "--map mlp" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_report_says_what_the_flow_did(folder, workdir, tmp_path):
+    """Page, figures and executed notebook of a flow."""
+    out = tmp_path / "out"
+    shutil.copytree(folder, out, symlinks=True)
+    with quiet():
+        report(ReportConfig(str(workdir), 2, str(out)))
+    page = (out / "report.html").read_text()
+    assert "straight line between the ends of pc1" in page
+    assert "condition number of the Jacobian" in page and "those of z, moved by the flow" in page
+    notebook = (out / "cryoDRGN_metric_embed.ipynb").read_text()
+    assert "variance left out" in notebook and "straight1" in notebook
+    assert (out / "figures" / "straight1_steps.png").is_file()
