@@ -21,8 +21,8 @@ ROUNDS = 2  # through the codes of `_masks`
 POINTS_FOR_SCALE = 512
 
 
-class _Lazy(Protocol):
-    """What `zuko.lazy.LazyTransform` gives once it is called."""
+class _Transform(Protocol):
+    """As far as zuko's transforms are used here."""
 
     inv: Any
 
@@ -154,7 +154,7 @@ class Flow(nn.Module):
 
     def moved(self, x: Tensor) -> Tensor:
         """T(x), of rows (n, d)."""
-        transform: _Lazy = self.couplings()
+        transform: _Transform = self.couplings()
         y: Tensor = self.mean + self.scale * transform((x - self.mean) / self.scale)
         return y
 
@@ -168,7 +168,7 @@ class Flow(nn.Module):
 
         Coordinates that were not kept are taken to be 0, their mean.
         """
-        transform: _Lazy = self.couplings()
+        transform: _Transform = self.couplings()
         turned = nn.functional.pad(y, (0, len(self.axes) - self.kept))
         # not by the transpose: as stored, the axes are orthonormal to float32 only
         whole = torch.linalg.solve(self.axes, turned.T).T + self.center

@@ -85,11 +85,12 @@ def fidelity_section(results: Results) -> Section:
         f"Distances here are those of {scores['test_landmarks']} test landmarks, drawn at random "
         f"from the particles and kept from every model; their {pairs:,} pairs were measured "
         "exactly. Contrast is of all landmarks, reach and uncertainty of every particle.",
-        _lowest_in_words(scores["free_points"], results.dimension),
         _contrast_in_words(contrast),
         f"{100 * reach['outside_share']:.1f} % of the particles lie outside the landmarks' reach "
         "(is_outside in particles.npz).",
     ]
+    if "free_points" in scores:  # not of an older version
+        paragraphs.insert(1, _lowest_in_words(scores["free_points"], results.dimension))
     return Section("fidelity", "Can z' be trusted?", paragraphs, pictures, [_table(results)])
 
 
@@ -106,8 +107,8 @@ def _lowest_in_words(lowest: dict[str, Any], dimension: int) -> str:
         f"dimension{'s' if dimension > 1 else ''}, bound to no map from z, reach a stress-1 of "
         f"{shown(lowest['stress1'])} on these pairs (SMACOF), and "
         f"{shown(lowest['stress1_same_loss'])} where they minimise what z' was trained by. Near "
-        "the second, z' is as good as its dimension and loss allow: a lower stress takes one more "
-        "`--dim`."
+        "the second, z' is as good as its dimension and loss allow: a lower stress takes a higher "
+        "`--dim`, or another map."
     )
 
 

@@ -168,7 +168,7 @@ class Results:
     @property
     def is_amortized(self) -> bool:
         """Whether z' was learned from h_psi rather than from measured pairs alone."""
-        return bool(self.parameters["config"]["metric_map"]["amortized"])
+        return bool(self.parameters["config"]["metric_map"].get("amortized", True))
 
     @property
     def flow(self) -> dict[str, Any] | None:

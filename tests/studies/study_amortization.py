@@ -20,7 +20,7 @@ from studies.record import Cell, save_study
 DIMENSION = 2
 COUNTS = (40, 80, 160, 288)  # training landmarks
 EPOCHS = (5, 15, 50, 150)  # of h_psi, of ten steps each
-STEPS = (30, 100, 300, 1000)  # of f_xi
+STEPS = (100, 300, 1000)  # of f_xi
 REACHED = 1.1  # of the held-out stress with h_psi, all landmarks and the default steps
 STEPS_PER_EPOCH = 10
 COLUMNS = (
@@ -63,13 +63,18 @@ def main() -> None:
 def _trials(case: Case, amortized: bool) -> list[Trial]:
     order = np.random.default_rng(SEED).permutation(case.train)
     most = min(max(COUNTS), len(order))
-    tried = [_trial(case, order[:n], amortized, EPOCHS[-1], STEPS[-1]) for n in _counts(case)[:-1]]
-    everything = order[:most]
-    if amortized:
-        pairs = [(epochs, steps) for epochs in EPOCHS for steps in STEPS[1:]]
-    else:
-        pairs = [(0, steps) for steps in (*STEPS, 3000)]
-    tried += [_trial(case, everything, amortized, *pair) for pair in pairs]
+    tried = []
+    for count in _counts(case):
+        chosen = order[:count]
+        whole = count == most
+        if amortized:
+            for epochs in EPOCHS if whole else EPOCHS[-1:]:
+                net = _learned(case, chosen, epochs)
+                for steps in STEPS if whole else STEPS[-1:]:
+                    tried.append(_trial(case, chosen, net, steps))
+        else:
+            for steps in (*STEPS, 3000) if whole else STEPS:
+                tried.append(_trial(case, chosen, None, steps))
     for one in tried:
         print(case.name, "with" if amortized else "without", one, flush=True)
     return tried
@@ -79,21 +84,37 @@ def _counts(case: Case) -> list[int]:
     return sorted({min(count, len(case.train)) for count in COUNTS})
 
 
-def _trial(case: Case, chosen: np.ndarray, amortized: bool, epochs: int, steps: int) -> Trial:
-    z, delta = case.z[case.rows], case.distances
+@dataclass(frozen=True)
+class Learned:
+    """h_psi, its optimisation steps, and its seconds."""
+
+    net: DistanceNet
+    steps: int
+    seconds: float
+
+
+def _learned(case: Case, chosen: np.ndarray, epochs: int) -> Learned:
+    begun = time.process_time()
+    net = DistanceNet(max_epochs=epochs, progress=False, seed=SEED, device="cpu")
+    net.fit(case.z[case.rows], case.distances, train=chosen)  # a tenth of which stops it
+    steps = STEPS_PER_EPOCH * len(net.history_["epoch"])
+    return Learned(net, steps, time.process_time() - begun)
+
+
+def _trial(case: Case, chosen: np.ndarray, learned: Learned | None, steps: int) -> Trial:
+    z = case.z[case.rows]
     metric_map = MetricMap(DIMENSION, steps=steps, progress=False, seed=SEED, device="cpu")
-    begun, used = time.process_time(), steps
-    if amortized:
-        net = DistanceNet(max_epochs=epochs, progress=False, seed=SEED, device="cpu")
-        net.fit(z, delta, train=chosen)  # a tenth of which stops it
-        used += STEPS_PER_EPOCH * len(net.history_["epoch"])
-        metric_map.fit(case.z, net)
+    begun = time.process_time()
+    if learned is not None:
+        metric_map.fit(case.z, learned.net)
     else:
         metric_map.fit(z[chosen], case.among(chosen), particles=case.z)
     spent = time.process_time() - begun
+    if learned is not None:
+        steps, spent = steps + learned.steps, spent + learned.seconds
     points = metric_map.transform(z[case.test])
     stress = fidelity_of(points, case.among(case.test))["stress1_unscaled"]
-    return Trial(len(chosen), used, spent, stress)
+    return Trial(len(chosen), steps, spent, stress)
 
 
 def _rows(case: Case, found: dict[tuple[str, bool], list[Trial]]) -> list[list[Cell]]:

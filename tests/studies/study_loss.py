@@ -43,13 +43,12 @@ def main() -> None:
     test, train = np.arange(TEST), np.arange(TEST, LANDMARKS)
     truth = measured[:TEST, :TEST].astype(np.float64)
     apart = np.abs(angle[:TEST, None] - angle[:TEST])
+    nets = [_learned(z[:LANDMARKS], measured, train, seed) for seed in SEEDS]
     rows, shown = [], {}
     for dimension in DIMENSIONS:
         for loss, name in LOSSES.items():
             scores = []
-            for seed in SEEDS:
-                net = DistanceNet(progress=False, seed=seed, device="cpu")
-                net.fit(z[:LANDMARKS], measured, train=train)
+            for seed, net in zip(SEEDS, nets, strict=True):
                 found = MetricMap(dimension, loss=loss, progress=False, seed=seed, device="cpu")
                 points = found.fit(z, net).transform(z[test])
                 scores.append(_scores(points, truth, apart))
@@ -59,6 +58,10 @@ def main() -> None:
     figure = _figure(truth, apart, shown)
     facts = {"seeds": SEEDS, "landmarks": LANDMARKS, "test": TEST, "particles": PARTICLES}
     save_study("loss", COLUMNS, rows, figure, **facts, box=BOX, atoms=ATOMS, turning=MOVING)
+
+
+def _learned(z: np.ndarray, measured: np.ndarray, train: np.ndarray, seed: int) -> DistanceNet:
+    return DistanceNet(progress=False, seed=seed, device="cpu").fit(z, measured, train=train)
 
 
 def _particles() -> tuple[np.ndarray, np.ndarray]:
