@@ -59,17 +59,21 @@ def cases_of(argv: Sequence[str] | None, description: str | None) -> list[Case]:
     parser.add_argument("--workdir", metavar="NAME=FOLDER", action="append", default=[])
     named = dict(text.split("=", 1) for text in parser.parse_args(argv).workdir)
     SCRATCH.mkdir(exist_ok=True)
-    found = {"demo": _demo(), "hinges": _hinges()} | {n: Path(f) for n, f in named.items()}
-    return [_measured(name, workdir) for name, workdir in found.items()]
+    others = {"hinges": _hinges()} | {n: Path(f) for n, f in named.items()}
+    return [demo_case(SCRATCH), *(_measured(n, workdir, SCRATCH) for n, workdir in others.items())]
 
 
-def _demo() -> Path:
-    """The shipped workdir: an arm that swings, a part that comes off; box 32, 6,000 particles."""
-    folder = SCRATCH / "demo_workdir"
+def demo_case(scratch: Path) -> Case:
+    """The shipped workdir: an arm that swings, a part that comes off; box 32, 6,000 particles.
+
+    Arguments:
+        scratch: Where it is copied to, and measured unless it is already.
+    """
+    folder = scratch / "demo_workdir"
     if not folder.exists():
         with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as there:
             shutil.copytree(there, folder)
-    return folder
+    return _measured("demo", folder, scratch)
 
 
 def _hinges() -> Path:
@@ -78,21 +82,21 @@ def _hinges() -> Path:
     return default_workdir(SCRATCH / "hinges_workdir", size)
 
 
-def _measured(name: str, workdir: Path) -> Case:
+def _measured(name: str, workdir: Path, scratch: Path) -> Case:
     """From an earlier study; remove the scratch folder to measure again."""
-    path = SCRATCH / f"{name}.npz"
+    path = scratch / f"{name}.npz"
     if not path.exists():
-        np.savez(path, **_measure(name, workdir))
+        np.savez(path, **_measure(workdir, scratch / f"{name}_out"))
     with np.load(path) as saved:
         arrays = dict(saved)
     clock = {stage: float(arrays.pop(f"seconds_{stage}")) for stage in STAGES}
     return Case(name=name, seconds=clock, **arrays)
 
 
-def _measure(name: str, workdir: Path) -> dict[str, np.ndarray]:
+def _measure(workdir: Path, outdir: Path) -> dict[str, np.ndarray]:
     config = EmbedConfig(
         str(workdir),
-        outdir=str(SCRATCH / f"{name}_out"),
+        outdir=str(outdir),
         seed=SEED,
         landmarks=LandmarkConfig(LANDMARKS),
         volumes=VolumeConfig(downsample=BOX),
