@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,10 @@ from cryodrgn_metric.paths import ALONG_PATH
 from cryodrgn_metric.run import Run
 
 __all__ = ["StraightSummary", "write_straight_motion"]
+
+logger = logging.getLogger(__name__)
+
+BEYOND = 0.5  # of the range of z along each axis, outside of which nothing is decoded
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,9 @@ def write_straight_motion(
 
     The path along a component (`motion.write_motion`, which has written it) follows the particles
     from one end to the other; the line between the same two particles takes equal steps of z',
-    also where there are none. Volumes are aligned, measured and written alike.
+    also where there are none. Volumes are aligned, measured and written alike. Where the line
+    leaves the range of z by more than half of it, there is no volume: a decoder was never asked
+    for anything near, and what it answers can be of any size.
 
     Arguments:
         run: What all stages share.
@@ -61,6 +68,15 @@ def write_straight_motion(
         folder = run.folder.straight_path(along.numbers[0])
         points = np.linspace(first, last, ALONG_PATH)
         latents = metric_map.inverse(points).astype(np.float32)
+        near = _in_range(latents, run.workdir.latents)
+        if not near.all():
+            logger.info(
+                "%s: %d of %d volumes left out, far from any z.",
+                folder.name,
+                (~near).sum(),
+                len(near),
+            )
+        points, latents = points[near], latents[near]
         nearest, rows = particles.query(points)
         volumes = aligned_latents(run, frame, latents)
         kept = volumes.is_usable
@@ -77,3 +93,11 @@ def write_straight_motion(
         if path is not None:
             found.append(StraightSummary(path, float(nearest[kept].max())))
     return found
+
+
+def _in_range(
+    latents: npt.NDArray[np.float32], particles: npt.NDArray[np.float32]
+) -> npt.NDArray[np.bool_]:
+    low, high = particles.min(axis=0), particles.max(axis=0)
+    reach = BEYOND * (high - low)
+    return np.asarray(((latents >= low - reach) & (latents <= high + reach)).all(axis=1))

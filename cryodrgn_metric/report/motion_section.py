@@ -68,7 +68,7 @@ def motion_section(results: Results) -> Section:
             "data: its points are at equal steps of z', and the inverse of f_ξ turns them into z, "
             "the decoder into volumes. Where a line is far from every particle (second table), "
             "nothing in the data says that such a volume exists: steps of Δ much longer than "
-            "those of z' are the sign of it."
+            "those of z' are the sign of it. Where even z is out of range, there is no volume."
         )
         tables.append(_straight_table(straight, results))
     return Section("motion", "What moves?", paragraphs, pictures, tables)

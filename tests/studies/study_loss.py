@@ -39,7 +39,7 @@ COLUMNS = (
 def main() -> None:
     """Measure, learn by every loss, compare with the angle."""
     angle, z = _particles()
-    measured = pairwise_distances(_volumes(angle[:LANDMARKS]), device="cpu").distances
+    measured = pairwise_distances(_volumes(angle[:LANDMARKS]).numpy(), device="cpu").distances
     test, train = np.arange(TEST), np.arange(TEST, LANDMARKS)
     truth = measured[:TEST, :TEST].astype(np.float64)
     apart = np.abs(angle[:TEST, None] - angle[:TEST])
