@@ -32,8 +32,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cryodrgn_metric.config import (
+    DIMENSION,
     DISTANCES,
     LOSSES,
+    MAPS,
     PRECISIONS,
     RIGID_MOTIONS,
     SAMPLINGS,
@@ -162,7 +164,7 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
         "--dim",
         type=int,
         default=MetricMapConfig.dimension,
-        help="Dimension of the learned space (default: %(default)s)",
+        help=f"Dimension of the learned space (default: {DIMENSION}; with --map flow that of z)",
     )
     group.add_argument(
         "--loss",
@@ -170,6 +172,20 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
         default=MetricMapConfig.loss,
         help="relative: by the relative error of each distance; weighted: short distances\n"
         "count even more (default: %(default)s)",
+    )
+    group.add_argument(
+        "--map",
+        choices=MAPS,
+        default=MetricMapConfig.map,
+        help="Network that learns the space. flow: a normalizing flow that starts at z itself\n"
+        "and can be inverted, so that straight lines in the learned space become volumes\n"
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--no-amortization",
+        action="store_true",
+        help="Learn the space from the measured pairs of landmarks alone, not from distances\n"
+        "predicted for all particles (those are learned as well, for the report)",
     )
     group.add_argument(
         "--ksample",
@@ -272,7 +288,9 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
             precision=args.precision,
         ),
         distances=DistanceConfig(args.distance, args.scale, args.contour, args.rigid),
-        metric_map=MetricMapConfig(dimension=args.dim, loss=args.loss),
+        metric_map=MetricMapConfig(
+            dimension=args.dim, loss=args.loss, map=args.map, amortized=not args.no_amortization
+        ),
         clusters=ClusterConfig(args.ksample, args.skip_vol, args.skip_umap),
     )
 

@@ -7,7 +7,7 @@ argparse.Namespace. All of them together are written to metric_embed.yaml.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -26,6 +26,8 @@ __all__ = [
 SAMPLINGS = ("kmeans", "random", "farthest")
 LOSSES = ("relative", "weighted")
 DISTANCES = ("so3", "transport")
+MAPS = ("mlp", "flow")
+DIMENSION = 2  # d', where it is not given; a flow's is that of z
 SCALES = ("none", "unit")
 RIGID_MOTIONS = ("so3", "se3")
 PRECISIONS = ("float32", "bfloat16")
@@ -146,20 +148,37 @@ class DistanceNetConfig:
 class MetricMapConfig:
     """How f_xi is trained: d', the loss of Eq. 8 or Eq. 9, the network, the steps."""
 
-    dimension: int = 2
+    dimension: int | None = None  # None: 2, or that of z for a flow
     loss: str = "relative"
     width: int = 128
     depth: int = 3
     steps: int = 1000
     pairs_per_step: int = 8128  # all pairs of 128 particles
     learning_rate: float = 1e-2
+    map: str = "mlp"
+    amortized: bool = True  # on h_psi of all particles; else on the measured pairs of landmarks
 
     def __post_init__(self) -> None:
-        _require(self.dimension >= 1, f"--dim must be at least 1; got {self.dimension}.")
+        dimension = self.dimension
+        _require(
+            dimension is None or dimension >= 1, f"--dim must be at least 1; got {dimension}."
+        )
         _require(
             self.loss in LOSSES,
             f"--loss must be one of {', '.join(LOSSES)}; got {self.loss!r}.",
         )
+        _require(self.map in MAPS, f"--map must be one of {', '.join(MAPS)}; got {self.map!r}.")
+
+    def for_latents(self, columns: int) -> MetricMapConfig:
+        """The same with d' filled in, for latents of so many columns."""
+        default = columns if self.map == "flow" else DIMENSION
+        return replace(self, dimension=default if self.dimension is None else self.dimension)
+
+    @property
+    def components(self) -> int:
+        """d', known since `for_latents`."""
+        assert self.dimension is not None
+        return self.dimension
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,18 @@ from cryodrgn_metric import artifacts, fidelity
 from cryodrgn_metric.contrast import contrast_of
 from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.hidden_rotation import pose_drift, rotation_share, unambiguous
+from cryodrgn_metric.invertibility import invertibility_of
 from cryodrgn_metric.local_geometry import local_geometry
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.reach import landmark_reach
+from cryodrgn_metric.reference_maps import lowest_stress
 from cryodrgn_metric.reference_spaces import reference_spaces
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.so3.rotations import rotation_angle
 from cryodrgn_metric.threads import limited_to
 
-__all__ = ["explore_particles", "judge_spaces", "read_rotations"]
+__all__ = ["explore_map", "explore_particles", "judge_spaces", "read_rotations"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +57,14 @@ def judge_spaces(run: Run, measured: Measured, net: DistanceNet, z_metric: np.nd
         predicted = net.predict_matrix(measured.latents[test])
         upper = np.triu_indices(len(test), 1)
         errors = fidelity.distance_errors(predicted[upper], truth[upper])
+        lowest = lowest_stress(
+            truth, z_metric.shape[1], run.config.metric_map.loss, run.config.seed
+        )
     run.scores |= {
         **scores,
         "subsampling_intervals": intervals,
         "h_psi": {**errors, "learning_curve": net.history_},
+        "free_points": lowest,
         "test_landmarks": len(test),
         "median_distance": fidelity.median_distance(truth),
         "rms_volume_norm": _typical_norm(run, measured),
@@ -156,3 +162,28 @@ def explore_particles(
         "density": {"directions": found.rank, "correction_5": low, "correction_95": high},
         "reach": {"limit": reach.limit, "outside_share": float(reach.is_outside.mean())},
     }
+
+
+def explore_map(run: Run, metric_map: MetricMap) -> dict[str, Any]:
+    """How f_xi was learned; of a flow, how far it moved latent space, and whether it goes back.
+
+    Arguments:
+        run: What all stages share.
+        metric_map: f_xi.
+
+    Returns:
+        "f_xi" of report.json.
+    """
+    found: dict[str, Any] = {"learning_curve": metric_map.history_}
+    if run.config.metric_map.map == "flow":
+        with run.watch.stage("invertibility"):
+            flow = invertibility_of(metric_map, run.workdir.latents, run.config.seed)
+        found["flow"] = vars(flow)
+        logger.info(
+            "The flow moved z by %.2f (0: not at all); its inverse is exact to %.1e of std(z), "
+            "the median condition number %.3g.",
+            flow.moved,
+            flow.round_trip,
+            flow.condition_median,
+        )
+    return found

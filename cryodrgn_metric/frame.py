@@ -26,6 +26,7 @@ from cryodrgn_metric.volumes import write_cluster_volumes
 __all__ = [
     "AlignedVolumes",
     "Frame",
+    "aligned_latents",
     "aligned_volumes",
     "saved_frame",
     "seen_file",
@@ -116,7 +117,13 @@ def aligned_volumes(
         rows: Of z. (P,)
         desc: Of the progress bar; None shows none.
     """
-    latents = run.workdir.latents[rows]
+    return aligned_latents(run, frame, run.workdir.latents[rows], desc)
+
+
+def aligned_latents(
+    run: Run, frame: Frame, latents: npt.NDArray[np.float32], desc: str | None = None
+) -> AlignedVolumes:
+    """As `aligned_volumes`, of any latents, (P, d)."""
     features = stream_features(run.stream, latents, run.distance, desc=desc)
     usable = usable_columns(features)
     features = features[..., torch.from_numpy(usable)]

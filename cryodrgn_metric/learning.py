@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from importlib import metadata
 
 import numpy as np
 
@@ -55,42 +56,54 @@ def _distance_net_stage(run: Run, measured: Measured) -> Stage:
 
 
 def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
-    """f_xi from random pairs of all particles.
+    """f_xi from random pairs of all particles; with --no-amortization, from measured pairs.
 
     Arguments:
         run: What all stages share.
         measured: The landmarks and Delta among them.
         net: h_psi.
     """
-    stage = run.cache.stage(
-        "f_xi",
-        made_from=_distance_net_stage(run, measured).key,
-        # and what came of it: on another device, other weights
-        h_psi=[artifacts.sha256_of(path) for path in run.folder.model_files("h_psi")],
-        config=run.config.metric_map,
-        epsilon=EPSILON,
-    )
+    stage = run.cache.stage("f_xi", **_made_from(run, measured))
     files = run.folder.model_files("f_xi")
     if stage.is_sealed(files):
         logger.info("f_xi: from an earlier run")
         run.reused.append("f_xi")
         return MetricMap.load(run.folder.models, run.device)
     rows = measured.landmarks.train
-    typical = fidelity.median_distance(measured.pairs.distances[np.ix_(rows, rows)])
+    delta = measured.pairs.distances[np.ix_(rows, rows)]
     options = asdict(run.config.metric_map)
+    amortized = options.pop("amortized")
     metric_map = MetricMap(
         n_components=options.pop("dimension"),
         **options,
-        epsilon=EPSILON * typical or None,  # all volumes alike: the map chooses its own
+        epsilon=EPSILON * fidelity.median_distance(delta) or None,  # all alike: it chooses its own
         seed=run.config.seed,
         device=run.device,
     )
     with run.watch.stage("f_xi"):
-        metric_map.fit(run.workdir.latents, net)
+        if amortized:
+            metric_map.fit(run.workdir.latents, net)
+        else:
+            metric_map.fit(measured.latents[rows], delta, particles=run.workdir.latents)
     metric_map.save(run.folder.models)
     stage.seal(files)
     stage.forget_others()
     return metric_map
+
+
+def _made_from(run: Run, measured: Measured) -> dict[str, object]:
+    """All that f_xi depends on."""
+    config = run.config.metric_map
+    parts: dict[str, object] = {"config": config, "epsilon": EPSILON}
+    if config.map == "flow":
+        parts["zuko"] = metadata.version("zuko")
+    if not config.amortized:
+        return parts | {"made_from": measured.key, "z": run.digests["z"], "seed": run.config.seed}
+    return parts | {
+        "made_from": _distance_net_stage(run, measured).key,
+        # and what came of it: on another device, other weights
+        "h_psi": [artifacts.sha256_of(path) for path in run.folder.model_files("h_psi")],
+    }
 
 
 def transform(run: Run, metric_map: MetricMap) -> np.ndarray:
@@ -104,7 +117,7 @@ def transform(run: Run, metric_map: MetricMap) -> np.ndarray:
         (N, d') float32.
     """
     with run.watch.stage("transform"):
-        z_metric: np.ndarray = metric_map.transform(run.workdir.latents)
+        z_metric = np.asarray(metric_map.transform(run.workdir.latents), dtype=np.float32)
         artifacts.save_pickle(run.folder.z_metric, z_metric)
         names = [f"z_metric_{i}" for i in range(z_metric.shape[1])]
         artifacts.save_csv(run.folder.z_metric_csv, z_metric, names)

@@ -193,8 +193,8 @@ def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> Non
             f"{text} More than {100 * MOST_UNUSABLE:.0f} % means that the decoder in "
             f"{run.workdir.weights_path} is not trained, or diverged. Choose another epoch."
         )
-    if run.config.metric_map.dimension > len(landmarks) - len(bad) - 1:
-        raise VolumeError(f"{text} Too few are left for --dim {run.config.metric_map.dimension}.")
+    if run.config.metric_map.components > len(landmarks) - len(bad) - 1:
+        raise VolumeError(f"{text} Too few are left for --dim {run.config.metric_map.components}.")
     logger.warning("%s They are left out.", text)
 
 

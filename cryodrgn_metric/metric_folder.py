@@ -79,7 +79,7 @@ class MetricFolder:
         inside = [self.cache, self.models, self.figures, self.analysis]
         inside += [self.landscape.parent, self.landscape, self.landscape / "full_clustering"]
         inside += [self.hdbscan_labels.parent, *self.analysis.glob("kmeans*")]
-        for folder in (*inside, *self.analysis.glob("p*")):
+        for folder in (*inside, *self.analysis.glob("p*"), *self.analysis.glob("straight*")):
             if folder.is_symlink():
                 raise ArgumentError(
                     f"{folder} is a link, and nothing is written through it. Remove the link, or "
@@ -265,17 +265,23 @@ class MetricFolder:
         """The path along one principal component of z', numbered from 1."""
         return PathFolder(self.analysis / f"pc{component}")
 
+    def straight_path(self, component: int) -> PathFolder:
+        """The straight line between the ends of a component's path, numbered from 1."""
+        return PathFolder(self.analysis / f"straight{component}")
+
     def cluster_path(self, first: int, second: int) -> PathFolder:
         """The path from one k-means cluster to another, by their labels."""
         return PathFolder(self.analysis / f"path_{first}_{second}")
 
     def paths(self) -> list[PathFolder]:
-        """All paths that were written: principal components first, then those of clusters."""
-        named = [PathFolder(path) for path in self.analysis.glob("p*_*") if path.is_dir()]
-        along = [PathFolder(path) for path in self.analysis.glob("pc*") if path.is_dir()]
+        """All that were written: principal components, on the data and straight; of clusters."""
+        groups = [
+            [PathFolder(path) for path in self.analysis.glob(pattern) if path.is_dir()]
+            for pattern in ("pc*", "straight*", "path_*")
+        ]
         return [
             path
-            for group in (along, named)
+            for group in groups
             for path in sorted(group, key=lambda one: one.numbers)
             if path.numbers and path.table.is_file()
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,14 @@ from cryodrgn_metric.so3.conventions import mirrored, mirrored_vectors
 from cryodrgn_metric.threads import map_in_threads, one_thread
 from cryodrgn_metric.volumes import write_movie
 
-__all__ = ["PathSummary", "add_path", "write_motion", "write_path"]
+__all__ = [
+    "PathSummary",
+    "add_path",
+    "warn_of_unusable",
+    "write_motion",
+    "write_path",
+    "write_volumes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -172,13 +180,39 @@ def write_path(
     """
     volumes = aligned_volumes(run, frame, path.rows)
     rows = path.rows[volumes.is_usable]
-    particles = run.workdir.particle_indices[rows]
-    _warn_of_unusable(run, folder.name, path.rows[~volumes.is_usable])
+    warn_of_unusable(run, folder.name, path.rows[~volumes.is_usable])
+    return write_volumes(run, volumes, folder, box, rows, z_metric[rows])
+
+
+def write_volumes(
+    run: Run,
+    volumes: AlignedVolumes,
+    folder: PathFolder,
+    box: int,
+    rows: IntArray,
+    points: Array,
+    **more: npt.NDArray[np.floating],
+) -> PathSummary | None:
+    """Measure Delta among the volumes of a path, and write all of it.
+
+    Arguments:
+        run: What all stages share.
+        volumes: Along the path, each turned onto the medoid.
+        folder: Where to write.
+        box: Of the .mrc files, in voxels.
+        rows: Of z, of the particles at them or nearest to them. (P,)
+        points: z' of the volumes. (P, d')
+        more: Columns for path.npz. (P,)
+
+    Returns:
+        As `write_path`.
+    """
     artifacts.remove_files([folder.table])  # which says that the others are there
     if not len(volumes):
         _remove_path(folder)
         return None
     volumes, distances = _aligned_along(run, volumes)
+    particles = run.workdir.particle_indices[rows]
     written = _write_movie(run, volumes, folder, box)
     artifacts.remove_files(set(volumes_in(folder.path)) - set(written))
     artifacts.save_columns(folder.z_values, volumes.latents)
@@ -192,14 +226,15 @@ def write_path(
         folder.table,
         rows=rows,
         particles=particles,
-        z_metric=z_metric[rows],
+        z_metric=points,
         distances=distances,
         rotations=mirrored(turns) if flip else turns,
         **translations,
         projections=flat,
         slices=cut,
+        **more,
     )
-    return _summary(folder, particles, z_metric[rows], distances)
+    return _summary(folder, particles, points, distances)
 
 
 def _graph(run: Run, z_metric: Array, ends: IntArray) -> ParticleGraph:
@@ -215,7 +250,8 @@ def _branches(graph: ParticleGraph, clusters: Clusters) -> list[tuple[int, int]]
     return [(int(largest[first]), int(largest[second])) for first, second in tree]
 
 
-def _warn_of_unusable(run: Run, name: str, rows: IntArray) -> None:
+def warn_of_unusable(run: Run, name: str, rows: IntArray) -> None:
+    """Say which volumes of a path are left out, by their particles."""
     if len(rows):
         logger.warning(
             "%s: the volumes of particles %s are constant or hold NaN; they are left out.",
@@ -305,7 +341,8 @@ def _summary(
 
 def _remove_other_paths(run: Run, kept: set[str]) -> None:
     """Paths of earlier runs, through an older z'; what else lies there is the user's."""
-    for path in [*run.folder.analysis.glob("pc*"), *run.folder.analysis.glob("path_*")]:
+    there = (run.folder.analysis.glob(pattern) for pattern in ("pc*", "straight*", "path_*"))
+    for path in chain.from_iterable(there):
         folder = PathFolder(path)
         if folder.numbers and folder.name not in kept and path.is_dir():
             _remove_path(folder)

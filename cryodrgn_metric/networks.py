@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from cryodrgn_metric.errors import ArgumentError, MetricError, brief
 from cryodrgn_metric.safe_files.yaml_files import load_yaml
 
 __all__ = [
+    "Differentiable",
     "Perceptron",
     "as_latents",
     "evaluate_in_chunks",
@@ -32,6 +33,14 @@ __all__ = [
 ]
 
 ROWS_PER_CHUNK = 16_384  # rows evaluated at once: activations stay in cache
+
+
+class Differentiable(Protocol):
+    """A network that can give its own Jacobians, as `Perceptron` can."""
+
+    def jacobian(self, x: Tensor) -> Tensor:
+        """Differentiates each output by each input. (n, outputs, inputs)"""
+        ...
 
 
 class Perceptron(nn.Module):
@@ -114,12 +123,15 @@ def _layers(sizes: Sequence[int]) -> list[nn.Module]:
     return layers[:-1]
 
 
-def as_latents(z: npt.ArrayLike | Tensor, columns: int | None = None) -> Tensor:
-    """Turns latents into a float32 tensor (n, d), checked; shares memory where it can.
+def as_latents(
+    z: npt.ArrayLike | Tensor, columns: int | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Turns latents into a tensor (n, d), checked; shares memory where it can.
 
     Arguments:
         z: Latents, finite. :math:`(n, d)`
         columns: The d that is expected, if it is known.
+        dtype: float32 or float64.
 
     Raises:
         ArgumentError: If z is not two-dimensional, has other columns, or is not finite.
@@ -129,9 +141,10 @@ def as_latents(z: npt.ArrayLike | Tensor, columns: int | None = None) -> Tensor:
         torch.float32
     """
     if isinstance(z, Tensor):
-        tensor = z.to(torch.float32)
+        tensor = z.to(dtype)
     else:
-        tensor = torch.from_numpy(np.require(z, np.float32, ["C", "W"]))
+        kind = np.float32 if dtype == torch.float32 else np.float64
+        tensor = torch.from_numpy(np.require(z, kind, ["C", "W"]))
     if tensor.ndim != 2 or columns not in (None, tensor.shape[1]):
         wanted = "d" if columns is None else columns
         raise ArgumentError(f"expected latents (n, {wanted}); got shape {tuple(tensor.shape)}.")
@@ -140,7 +153,9 @@ def as_latents(z: npt.ArrayLike | Tensor, columns: int | None = None) -> Tensor:
     return tensor
 
 
-def evaluate_in_chunks(network: nn.Module, rows: Tensor, device: torch.device) -> Tensor:
+def evaluate_in_chunks(
+    network: Callable[[Tensor], Tensor], rows: Tensor, device: torch.device
+) -> Tensor:
     """Evaluates a network without gradients, 16,384 rows at a time; the result is on the CPU."""
     with torch.no_grad():
         starts = range(0, max(1, len(rows)), ROWS_PER_CHUNK)
@@ -149,7 +164,7 @@ def evaluate_in_chunks(network: nn.Module, rows: Tensor, device: torch.device) -
 
 
 def jacobians_in_chunks(
-    network: Perceptron, rows: Tensor, device: torch.device
+    network: Differentiable, rows: Tensor, device: torch.device
 ) -> Iterator[Tensor]:
     """Differentiates the outputs of a network by its inputs, row by row, without gradients.
 
@@ -182,14 +197,17 @@ def save_network(
     Arguments:
         folder: Where to write; made if it is missing.
         name: The stem of both files.
-        network: Its parameters and buffers are stored.
+        network: Its parameters and buffers are stored, in float32.
         settings: Plain numbers, strings and lists, from which the network is built again.
 
     Raises:
         OutputError: If the folder cannot be written.
     """
     target = Path(folder)
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    state = {
+        key: value.detach().float().cpu().contiguous()
+        for key, value in network.state_dict().items()
+    }
     with atomic_path(target / f"{name}.safetensors") as draft:
         draft.write_bytes(serialised(state))
     save_yaml(target / f"{name}.yaml", dict(settings))

@@ -11,20 +11,25 @@ __all__ = ["PathFolder"]
 
 @dataclass(frozen=True)
 class PathFolder:
-    """The files of one path through z', `analyze.N/pc1` or `analyze.N/path_3_7`."""
+    """The files of one path through z': `analyze.N/pc1`, `.../straight1` or `.../path_3_7`."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """`pc1`, or `path_3_7`."""
+        """`pc1`, `straight1` or `path_3_7`."""
         return self.path.name
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """The component, or the labels of the two clusters; empty for a folder of another name."""
-        found = re.fullmatch(r"pc(\d+)|path_(\d+)_(\d+)", self.name)
+        found = re.fullmatch(r"pc(\d+)|straight(\d+)|path_(\d+)_(\d+)", self.name)
         return tuple(int(text) for text in found.groups() if text) if found else ()
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether it is a straight line in z', which need not pass through particles."""
+        return self.name.startswith("straight")
 
     @property
     def table(self) -> Path:
@@ -33,12 +38,12 @@ class PathFolder:
 
     @property
     def z_values(self) -> Path:
-        """Latents z of the particles on it, as text, for `cryodrgn eval_vol --zfile`."""
+        """Latents z of the volumes on it, as text, for `cryodrgn eval_vol --zfile`."""
         return self.path / "z_values.txt"
 
     @property
     def indices(self) -> Path:
-        """Rows of z of the particles on it, as text."""
+        """Rows of z of the particles on it (of a straight one: nearest to it), as text."""
         return self.path / "ind.txt"
 
     @property

@@ -24,7 +24,12 @@ from cryodrgn_metric.clusters import (
 )
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.distance_net import DistanceNet
-from cryodrgn_metric.exploration import explore_particles, judge_spaces, read_rotations
+from cryodrgn_metric.exploration import (
+    explore_map,
+    explore_particles,
+    judge_spaces,
+    read_rotations,
+)
 from cryodrgn_metric.folder_lock import locked
 from cryodrgn_metric.frame import Frame, write_representatives
 from cryodrgn_metric.hidden_rotation import striking_pairs
@@ -43,6 +48,7 @@ from cryodrgn_metric.pair_pictures import write_striking_pairs
 from cryodrgn_metric.report.results import Results
 from cryodrgn_metric.run import Run, prepare
 from cryodrgn_metric.runlog import logged, peak_memory_in_bytes
+from cryodrgn_metric.straight_motion import write_straight_motion
 from cryodrgn_metric.threads import limited_to
 from cryodrgn_metric.view import umap_view, view_of
 
@@ -133,8 +139,11 @@ def _explore(
         far, near = striking_pairs(measured.latents, measured.pairs.distances)
         write_striking_pairs(run, measured, far, near)
         summary["paths"] = write_motion(run, measured, z_metric, clusters)
+        if run.config.metric_map.map == "flow":
+            straight = write_straight_motion(run, measured, metric_map, z_metric)
+            summary["straight_paths"] = straight
     summary["clusters"] = describe_clusters(z_metric, clusters, run.workdir.particle_indices)
-    summary["f_xi"] = {"learning_curve": metric_map.history_}
+    summary["f_xi"] = explore_map(run, metric_map)
     artifacts.save_json(run.folder.summary, summary)
 
 

@@ -28,7 +28,7 @@ def turn_to_principal_axes(network: Perceptron, z: Tensor, unit: float, seed: in
     rows = torch.randperm(len(z), generator=generator)[:MOST_FOR_AXES].to(z.device)
     points = evaluate_in_chunks(network, z[rows], z.device).double().numpy()
     mean = points.mean(axis=0)
-    axes = _principal_axes(points - mean)
+    axes = principal_axes(points - mean)
     last = network.layers[-1]
     assert isinstance(last, nn.Linear)
     weight = unit * (axes @ last.weight.detach().double().cpu().numpy())
@@ -38,7 +38,7 @@ def turn_to_principal_axes(network: Perceptron, z: Tensor, unit: float, seed: in
         last.bias.copy_(torch.from_numpy(bias))
 
 
-def _principal_axes(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def principal_axes(centred: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The orthonormal rows onto which to project, largest variance first, signs fixed."""
     _, vectors = np.linalg.eigh(centred.T @ centred)
     axes = vectors[:, ::-1].T

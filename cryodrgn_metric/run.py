@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cryodrgn_metric.distances.base import VolumeDistance
 from cryodrgn_metric.distances.choice import distance_of
 from cryodrgn_metric.distances.streaming import VolumeStream
 from cryodrgn_metric.errors import ArgumentError, VolumeError, WorkdirError
+from cryodrgn_metric.flow import require_flow
 from cryodrgn_metric.landmarks import candidate_pool, rows_of_particles
 from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.paths import ALONG_PATH, LARGEST_CLUSTERS
@@ -95,6 +96,7 @@ def prepare(config: EmbedConfig) -> Run:
     """
     workdir = open_workdir(config.workdir, config.epoch)
     _require_spread(workdir)
+    config = _with_dimension(config, workdir)
     folder = MetricFolder(Path(config.outdir or workdir.outdir), workdir.epoch)
     inputs = _input_files(config, workdir)
     digests = {name: _digest_of(path) for name, path in inputs.items()}
@@ -123,6 +125,15 @@ def _require_spread(workdir: Workdir) -> None:
         )
 
 
+def _with_dimension(config: EmbedConfig, workdir: Workdir) -> EmbedConfig:
+    """With --dim filled in, once the map is known to be possible."""
+    columns = workdir.latents.shape[1]
+    metric_map = config.metric_map.for_latents(columns)
+    if metric_map.map == "flow":
+        require_flow(columns, metric_map.components)
+    return replace(config, metric_map=metric_map)
+
+
 def _candidates(config: EmbedConfig, workdir: Workdir) -> np.ndarray:
     candidates = config.landmarks.candidates_file
     allowed = None
@@ -130,9 +141,9 @@ def _candidates(config: EmbedConfig, workdir: Workdir) -> np.ndarray:
         allowed = rows_of_particles(load_indices(candidates), workdir.particle_indices)
     pool = candidate_pool(allowed, len(workdir.latents))
     most = min(config.landmarks.count, len(pool)) - 1
-    if config.metric_map.dimension > most:
+    if config.metric_map.components > most:
         raise ArgumentError(
-            f"--dim {config.metric_map.dimension} needs more landmarks than that; there are "
+            f"--dim {config.metric_map.components} needs more landmarks than that; there are "
             f"{most + 1}. Type --dim {most} or less, or raise --landmarks."
         )
     return pool
@@ -207,13 +218,14 @@ def _needed_space_in_bytes(config: EmbedConfig, workdir: Workdir, candidates: in
     coefficients = count * 4 * (radius + 1) ** 2 * radius
     pairs = count**2 * (48 + 24)  # the matrices, and the blocks they are made from
     side = config.volumes.downsample or workdir.box_size
-    components = config.metric_map.dimension
-    large = config.clusters.count + ALONG_PATH * components
+    components = config.metric_map.components
+    lines = 2 if config.metric_map.map == "flow" else 1  # on the data, and straight
+    large = config.clusters.count + lines * ALONG_PATH * components
     small = ALONG_PATH * (LARGEST_CLUSTERS - 1)
     volumes = 0 if config.clusters.skip_volumes else 4 * (large * side**3 + small * 8 * radius**3)
-    particles = len(workdir.latents) * (4 + 18 * config.metric_map.dimension)
+    particles = len(workdir.latents) * (4 + 18 * config.metric_map.components)
     particles += len(workdir.latents) * (
-        60 + 8 * config.metric_map.dimension
+        60 + 8 * config.metric_map.components
     )  # particles.npz, overlay
     report = 0 if config.skip_report else 40_000_000  # the page, its figures, two notebooks
     return coefficients + pairs + volumes + particles + report + 3_000_000

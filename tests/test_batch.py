@@ -37,11 +37,11 @@ EVERY_OPTION = (  # each differs from its default
     "--epoch 120 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 --loss weighted "
     "-d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 --flip --invert "
     "--ksample 7 --skip-vol --skip-umap --skip-report --seed 3 --device 1 --threads 2 "
-    "--precision bfloat16 --rigid se3"
+    "--precision bfloat16 --map flow --no-amortization"
 ).split()
 EITHER = {  # options that exclude each other: what is at its default then
-    "--scale unit": {"distance", "contour"},
-    "--distance transport --contour 2.5": {"scale"},
+    "--scale unit --rigid se3": {"distance", "contour"},
+    "--distance transport --contour 2.5": {"scale", "rigid"},
 }
 
 

@@ -61,7 +61,8 @@ class TestConfig:
             "w --epoch 25 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 "
             "--loss weighted -d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 "
             "--flip --invert --distance transport --contour 2.5 --ksample 7 --skip-vol "
-            "--skip-umap --seed 3 --device cpu --threads 2 --restart --precision bfloat16"
+            "--skip-umap --seed 3 --device cpu --threads 2 --restart --precision bfloat16 "
+            "--map flow --no-amortization"
         )
         assert command.embed_config(parse(*given.split())) == EmbedConfig(
             workdir=os.path.abspath("w"),
@@ -76,7 +77,7 @@ class TestConfig:
                 32, 8.5, 1.3, os.path.abspath("m.mrc"), 0.7, True, True, "bfloat16"
             ),
             distances=DistanceConfig("transport", contour=2.5),
-            metric_map=MetricMapConfig(dimension=4, loss="weighted"),
+            metric_map=MetricMapConfig(4, "weighted", map="flow", amortized=False),
             clusters=ClusterConfig(7, True, True),
         )
 

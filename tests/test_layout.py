@@ -28,16 +28,18 @@ ORDER = """
     decoder, landmarks, clusters, view
     volumes, networks, targets
     landmark_training, principal_axes
+    flow
     distances
     distance_net, metric_map
-    contrast, density, hidden_rotation, reach
-    dimension, local_geometry, paths, projections
+    contrast, density, hidden_rotation, reach, reference_maps
+    dimension, invertibility, local_geometry, paths, projections
     report
     overlay
     run
     measurement
     learning, exploration, frame
     motion, pair_pictures
+    straight_motion
     reporting
     pipeline
     demo < command < script

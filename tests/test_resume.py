@@ -276,6 +276,7 @@ CHANGED = {
     # what changes: which of (batches, blocks of pairs, h_psi, f_xi) may still be reused
     "dim": (("--dim", "3"), "batches pairs h_psi"),
     "loss": (("--loss", "weighted"), "batches pairs h_psi"),
+    "map": (("--map", "flow", "--no-amortization"), "batches pairs h_psi"),
     "ksample": (("--ksample", "5"), "batches pairs h_psi f_xi"),
     "flip": (("--flip",), "batches pairs h_psi f_xi"),
     "seed": (("--seed", "1"), ""),
@@ -299,7 +300,7 @@ def test_other_parameters_reuse_only_what_does_not_depend_on_them(
     folder, fresh = tmp_path / "changed", tmp_path / "fresh"
     shutil.copytree(undisturbed, folder)
     config = small_config(workdir, folder, *options)
-    if change in ("dim", "loss"):
+    if change in ("dim", "loss", "map"):
         args = command.embed_config(options_of(workdir, *options)).metric_map
         config = replace(config, metric_map=replace(args, steps=200))
     heard(caplog)

@@ -262,7 +262,8 @@ class TransportDistance:
         scale = (3 * 2 * slices.weights[: low.shape[1]] / (4 * pi)).sqrt() * self.apix_in_angstroms
         parts = torch.stack([low - high, low + high]) / 2 * scale[:, None]
         coefficients: Tensor = slices.sphere.analyse(parts.flatten(1, 2).to(self.dtype))
-        return coefficients.unflatten(1, (len(volumes), -1)).mT.contiguous()
+        by_volume: Tensor = coefficients.unflatten(1, (len(volumes), -1)).mT
+        return by_volume.contiguous()
 
     def norms(self, features: Tensor) -> Tensor:
         """The radius of gyration of every volume, (volumes,) in Å."""

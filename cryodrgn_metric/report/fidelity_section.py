@@ -60,7 +60,7 @@ def fidelity_section(results: Results) -> Section:
             "h_psi",
             _distance_net(results),
             "What h_ψ predicts for these pairs against what was measured, and its relative error. "
-            "z' learns from h_ψ, and inherits what is wrong with it.",
+            f"{_use_of_net(results)}",
         ),
         Picture(
             "reach",
@@ -89,7 +89,27 @@ def fidelity_section(results: Results) -> Section:
         f"{100 * reach['outside_share']:.1f} % of the particles lie outside the landmarks' reach "
         "(is_outside in particles.npz).",
     ]
+    if "free_points" in scores:  # not of an older version
+        paragraphs.insert(1, _lowest_in_words(scores["free_points"], results.dimension))
     return Section("fidelity", "Can z' be trusted?", paragraphs, pictures, [_table(results)])
+
+
+def _use_of_net(results: Results) -> str:
+    if results.is_amortized:
+        return "z' learns from h_ψ, and inherits what is wrong with it."
+    return "z' was learned from measured pairs (--no-amortization): its errors are not h_ψ's."
+
+
+def _lowest_in_words(lowest: dict[str, Any], dimension: int) -> str:
+    """What z' could reach at best in its dimensions, whatever the map."""
+    return (
+        f"{lowest['points']} points placed freely in {dimension} "
+        f"dimension{'s' if dimension > 1 else ''}, bound to no map from z, reach a stress-1 of "
+        f"{shown(lowest['stress1'])} on these pairs (SMACOF), and "
+        f"{shown(lowest['stress1_same_loss'])} where they minimise what z' was trained by. Near "
+        "the second, z' is as good as its dimension and loss allow: a lower stress takes a higher "
+        "`--dim`, or another map."
+    )
 
 
 def _contrast_picture(results: Results) -> Picture:

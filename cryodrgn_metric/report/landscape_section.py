@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cryodrgn_metric.density import GridDensity, density_of, negative_log
-from cryodrgn_metric.report.content import Picture, Section
+from cryodrgn_metric.report.content import Picture, Section, shown
 from cryodrgn_metric.report.drawing import (
     ACCENT,
     INK,
@@ -83,7 +83,7 @@ def landscape_section(results: Results) -> Section:
     if results.umap is not None:
         pictures.insert(2, _umap_picture(results, results.umap))
     paragraphs = [
-        f"The axes of z' are its principal components. HDBSCAN finds {found} "
+        f"{_axes_in_words(results)} HDBSCAN finds {found} "
         f"island{'' if found == 1 else 's'}; {noise:.0f} % of the particles are in none.",
         f"The density per unit of Δ compares volumes in the {rank} leading direction"
         f"{'s' if rank > 1 else ''} of h_ψ; its correction ranges from "
@@ -91,12 +91,40 @@ def landscape_section(results: Results) -> Section:
         f"{results.summary['density']['correction_95']:.2f} over 90 % of the particles (1 where "
         "f_ξ follows h_ψ).",
     ]
+    if results.flow is not None:
+        paragraphs.append(_flow_in_words(results.flow, results.dimension))
     if len(results.labels) > MOST_POINTS:
         paragraphs.append(
             f"Of the {len(results.labels):,} particles, figures with one point a particle show "
             f"{MOST_POINTS:,}, drawn at random; densities and histograms count every one."
         )
     return Section("landscape", "What does the landscape look like?", paragraphs, pictures)
+
+
+def _axes_in_words(results: Results) -> str:
+    if results.flow is not None and results.dimension == len(results.flow["variance_shares"]):
+        return "The axes of z' are those of z, moved by the flow."
+    return "The axes of z' are its principal components."
+
+
+def _flow_in_words(flow: dict[str, Any], dimension: int) -> str:
+    """What --map flow did to z, and whether it can be undone."""
+    shares = flow["variance_shares"]
+    left_out = (
+        f"{shown(flow['variance_left_out'], '.1%')} of the variance lies in the "
+        f"{len(shares) - dimension} dimensions that were not kept. "
+        if dimension < len(shares)
+        else f"{shown(shares[-1], '.1%')} of the variance of z' lies in the last of its "
+        f"{dimension} principal components. "
+    )
+    return (
+        f"z' = c·T(z) with c = {flow['scale']:.4g}, T a flow that began as the identity and moved "
+        f"{shown(flow['moved'], '.0%')} of z away from a scaled copy of itself (root mean square "
+        f"over particles). {left_out}Its inverse gives every particle's z back to "
+        f"{flow['round_trip']:.0e} of a standard deviation; a small step is stretched "
+        f"{flow['condition_median']:.3g} times more along one direction of z than along another "
+        f"(condition number of the Jacobian: median; 95 % below {flow['condition_95']:.3g})."
+    )
 
 
 def plane_of(results: Results) -> tuple[FloatArray, list[str]]:

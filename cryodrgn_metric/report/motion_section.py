@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
 
 from cryodrgn_metric.report.content import Picture, Section, Table
 from cryodrgn_metric.report.drawing import (
@@ -45,11 +46,13 @@ def motion_section(results: Results) -> Section:
                 "paths",
                 _map_of_paths(results),
                 "The paths below on the map of z', each through up to ten particles of the data "
-                "set. They follow where particles are, so that every volume on them was seen.",
+                "set. They follow where particles are, so that every volume on them was seen"
+                f"{_dashed(results)}.",
             )
         )
     for path in results.paths:
         pictures += _pictures(path, results.wording.unit)
+    straight = [path for path in results.paths if path.folder.is_straight]
     paragraphs = [
         "Each path joins real particles through their nearest neighbours in z', as `cryodrgn "
         "graph_traversal` does in z. Its volumes are decoded, turned into one frame (that of the "
@@ -58,7 +61,22 @@ def motion_section(results: Results) -> Section:
         "Another path: `cryodrgn_metric report WORKDIR --path A B`, with the labels of two "
         "clusters.",
     ]
-    return Section("motion", "What moves?", paragraphs, pictures, [_table(results)])
+    tables = [_table(results)]
+    if straight:
+        paragraphs.append(
+            "The straight line of a component joins the ends of its path without following the "
+            "data: its points are at equal steps of z', and the inverse of f_ξ turns them into z, "
+            "the decoder into volumes. Where a line is far from every particle (second table), "
+            "nothing in the data says that such a volume exists: steps of Δ much longer than "
+            "those of z' are the sign of it. Where even z is out of range, there is no volume."
+        )
+        tables.append(_straight_table(straight, results))
+    return Section("motion", "What moves?", paragraphs, pictures, tables)
+
+
+def _dashed(results: Results) -> str:
+    straight = any(path.folder.is_straight for path in results.paths)
+    return "; straight lines (dashed) do not" if straight else ""
 
 
 def _movies(results: Results) -> str:
@@ -99,13 +117,13 @@ def _map_of_paths(results: Results) -> Figure:
     particle_cloud(axis, plane[rows, 0], plane[rows, 1], colors, alpha=0.25)
     heights = np.linspace(-0.8, 0.8, max(len(results.paths), 2))
     for path, height in zip(results.paths, heights, strict=False):
-        points = plane[path.arrays["rows"]].copy()
+        points = _in_plane(path, plane, results)
         if results.dimension == 1:
             points[:, 1] = height  # particles lie at random heights; a path has one of its own
         along = len(path.numbers) == 1
         axis.plot(
             *points.T,
-            "o-",
+            "o--" if path.folder.is_straight else "o-",
             ms=3,
             lw=1.4,
             color=ACCENT if along else INK,
@@ -123,6 +141,17 @@ def _map_of_paths(results: Results) -> Figure:
         )
     axis.set(xlabel=names[0], ylabel=names[1])
     return figure
+
+
+def _in_plane(path: MeasuredPath, plane: FloatArray, results: Results) -> FloatArray:
+    """Where a path is drawn, (P, 2): at its particles, or where a straight line really runs."""
+    points = path.arrays["z_metric"].astype(np.float64)
+    if path.folder.is_straight and results.dimension == 2:
+        return points
+    if path.folder.is_straight and results.dimension > 2:
+        pca = PCA(svd_solver="full").fit(results.z_metric.astype(np.float64))
+        return np.asarray(pca.transform(points)[:, :2])
+    return np.array(plane[path.arrays["rows"]])
 
 
 def _montage(path: MeasuredPath) -> Figure:
@@ -189,3 +218,23 @@ def _table(results: Results) -> Table:
         for path in results.paths
     ]
     return Table("Paths", header, rows)
+
+
+def _straight_table(paths: list[MeasuredPath], results: Results) -> Table:
+    header = [
+        "line",
+        "volumes",
+        "length in z'",
+        "length (Σ Δ)",
+        "farthest from a particle",
+        "where",
+    ]
+    rows: list[list[str | int | float]] = []
+    for path in paths:
+        apart = path.arrays["distance_to_particles"]
+        where = f"volume {int(apart.argmax()) + 1}"
+        ends = path.arrays["z_metric"][[0, -1]].astype(np.float64)
+        length = float(np.linalg.norm(ends[1] - ends[0]))
+        total = float(path.steps.sum())
+        rows.append([path.title, len(apart), length, total, float(apart.max()), where])
+    return Table("Straight lines (units of Δ)", header, rows)

@@ -34,7 +34,8 @@ class MeasuredPath:
     Arguments:
         folder: Where its volumes lie.
         numbers: The principal component, from 1, or the labels of two clusters.
-        arrays: rows, particles, z_metric, distances, projections, slices.
+        arrays: rows, particles, z_metric, distances, projections, slices; of a straight line
+            rows of the nearest particles, and distance_to_particles.
     """
 
     folder: PathFolder
@@ -44,6 +45,8 @@ class MeasuredPath:
     @property
     def title(self) -> str:
         """In words."""
+        if self.folder.is_straight:
+            return f"straight line between the ends of pc{self.numbers[0]}"
         if len(self.numbers) == 1:
             return f"path along principal component {self.numbers[0]} of z'"
         return f"path from cluster {self.numbers[0]} to cluster {self.numbers[1]}"
@@ -167,6 +170,17 @@ class Results:
     def dimension(self) -> int:
         """d'."""
         return int(self.z_metric.shape[1])
+
+    @property
+    def is_amortized(self) -> bool:
+        """Whether z' was learned from h_psi rather than from measured pairs alone."""
+        return bool(self.parameters["config"]["metric_map"].get("amortized", True))
+
+    @property
+    def flow(self) -> dict[str, Any] | None:
+        """What is known of a map that can be inverted (--map flow); None of any other."""
+        found: dict[str, Any] | None = self.summary["f_xi"].get("flow")
+        return found
 
     @cached_property
     def components(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

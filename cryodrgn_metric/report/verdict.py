@@ -84,7 +84,11 @@ def _trust(results: Results) -> Judgement:
 def _advice(results: Results, grade: str, error: float | None) -> str:
     if grade == "good" or error is None:
         return ""
+    if not results.is_amortized:
+        return "; it was learned from measured pairs alone, so try without --no-amortization"
     if _grade("median error of h_psi", error) == "good":
+        if results.flow is not None and results.dimension == len(results.flow["variance_shares"]):
+            return ""  # a flow has no more dimensions than z
         return f"; h_ψ is fine ({shown(error, '.1%')}), so try --dim {results.dimension + 1}"
     return f"; h_ψ itself is {shown(error, '.0%')} off, so try more --landmarks"
 

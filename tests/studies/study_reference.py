@@ -1,0 +1,85 @@
+"""How good is f_xi beside points placed freely, which no map binds (SMACOF, Eq. 5, Eq. 9)?
+
+`PYTHONPATH=tests python -m studies.study_reference --workdir ribosome=FOLDER`; some five minutes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cryodrgn_metric.distance_net import DistanceNet
+from cryodrgn_metric.fidelity import fidelity_of
+from cryodrgn_metric.metric_map import MetricMap
+from cryodrgn_metric.reference_maps import free_points
+from cryodrgn_metric.report.drawing import ACCENT, INK, panels
+from studies.measured import LANDMARKS, SEED, Case, cases_of
+from studies.record import Cell, save_study
+
+DIMENSIONS = (1, 2, 3)
+LOSSES = {"stress": "raw stress", "relative": "Eq. 8", "weighted": "Eq. 9"}
+COLUMNS = (
+    "workdir",
+    "d'",
+    "loss",
+    "stress-1, training",
+    "SMACOF",
+    "free points, same loss",
+    "ratio to SMACOF",
+    "ratio to same loss",
+    "stress-1, held out",
+    "free points, held out",
+    "error e of h_psi",
+    "of sqrt(free^2 + e^2)",
+)
+
+
+def main() -> None:
+    """Every loss at every dimension of every workdir."""
+    rows: list[list[Cell]] = []
+    cases = cases_of(None, __doc__)
+    for case in cases:
+        net = DistanceNet(progress=False, seed=SEED, device="cpu")
+        net.fit(case.z[case.rows], case.distances, train=case.train, validation=case.validation)
+        truth = case.among(case.test)
+        predicted = net.predict_matrix(case.z[case.rows[case.test]]).astype(np.float64)
+        error = float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth))
+        for dimension in DIMENSIONS:
+            for loss in LOSSES:
+                rows.append(_row(case, net, dimension, loss, error))
+                print(rows[-1], flush=True)
+    save_study("reference", COLUMNS, rows, _figure(cases, rows), seed=SEED, landmarks=LANDMARKS)
+
+
+def _row(case: Case, net: DistanceNet, dimension: int, loss: str, error: float) -> list[Cell]:
+    found = MetricMap(dimension, loss=loss, progress=False, seed=SEED, device="cpu")
+    found.fit(case.z, net)
+
+    def stress(rows: np.ndarray, weighting: str | None) -> float:
+        truth = case.among(rows)
+        if weighting is None:
+            return fidelity_of(found.transform(case.z[case.rows[rows]]), truth)["stress1"]
+        return fidelity_of(free_points(truth, dimension, weighting), truth)["stress1"]
+
+    train, test = stress(case.train, None), stress(case.test, None)
+    smacof, same = stress(case.train, "stress"), stress(case.train, loss)
+    free = stress(case.test, loss)
+    limit = float(np.hypot(free, error))
+    ratios = [train / smacof, train / same, test, free, error, test / limit]
+    return [case.name, dimension, LOSSES[loss], train, smacof, same, *ratios]
+
+
+def _figure(cases: list[Case], rows: list[list[Cell]]) -> object:
+    figure, axes = panels(len(cases), width=2.9, height=2.8)
+    for axis, case in zip(axes, cases, strict=True):
+        for name, color in zip(LOSSES.values(), ("grey", INK, ACCENT), strict=True):
+            mine = [row for row in rows if row[0] == case.name and row[2] == name]
+            axis.plot([r[1] for r in mine], [r[3] for r in mine], "o-", color=color, label=name)
+            axis.plot([r[1] for r in mine], [r[5] for r in mine], ":", color=color)
+        axis.set(title=case.name, xlabel="d'", ylim=(0, None), xticks=DIMENSIONS)
+    axes[0].set_ylabel("stress-1 (dotted: free points)")
+    axes[-1].legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
