@@ -39,6 +39,7 @@ from cryodrgn_metric.config import (
     ClusterConfig,
     DistanceConfig,
     EmbedConfig,
+    EnsembleConfig,
     LandmarkConfig,
     MetricMapConfig,
     VolumeConfig,
@@ -141,6 +142,13 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
         choices=SCALES,
         default=DistanceConfig.scale,
         help="unit: divide each volume by its norm, where contrast drifts (default: %(default)s)",
+    )
+    group.add_argument(
+        "--ensemble",
+        type=int,
+        default=EnsembleConfig.members,
+        help="Number of nets that learn the distance: the first predicts it, all of them say how\n"
+        "far off it may be; 1: no error bars (default: %(default)s)",
     )
     group.add_argument(
         "--dim",
@@ -256,6 +264,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
             precision=args.precision,
         ),
         distances=DistanceConfig(args.distance, args.scale),
+        ensemble=EnsembleConfig(args.ensemble),
         metric_map=MetricMapConfig(dimension=args.dim, loss=args.loss),
         clusters=ClusterConfig(args.ksample, args.skip_vol, args.skip_umap),
     )

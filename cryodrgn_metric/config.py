@@ -18,6 +18,7 @@ __all__ = [
     "DistanceConfig",
     "DistanceNetConfig",
     "EmbedConfig",
+    "EnsembleConfig",
     "LandmarkConfig",
     "MetricMapConfig",
     "VolumeConfig",
@@ -113,6 +114,16 @@ class DistanceNetConfig:
 
 
 @dataclass(frozen=True)
+class EnsembleConfig:
+    """How many nets say how far h_psi may be off; h_psi is the first of them."""
+
+    members: int = 5  # 1: h_psi alone, without error bars
+
+    def __post_init__(self) -> None:
+        _require(self.members >= 1, f"--ensemble must be at least 1; got {self.members}.")
+
+
+@dataclass(frozen=True)
 class MetricMapConfig:
     """How f_xi is trained: d', the loss of Eq. 8 or Eq. 9, the network, the steps."""
 
@@ -160,6 +171,7 @@ class EmbedConfig:
     volumes: VolumeConfig = field(default_factory=VolumeConfig)
     distances: DistanceConfig = field(default_factory=DistanceConfig)
     distance_net: DistanceNetConfig = field(default_factory=DistanceNetConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     metric_map: MetricMapConfig = field(default_factory=MetricMapConfig)
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
 
@@ -180,6 +192,7 @@ class EmbedConfig:
             "volumes": VolumeConfig,
             "distances": DistanceConfig,
             "distance_net": DistanceNetConfig,
+            "ensemble": EnsembleConfig,
             "metric_map": MetricMapConfig,
             "clusters": ClusterConfig,
         }

@@ -94,6 +94,15 @@ class Landmarks:
         """Positions (rows of the distance matrix) of the test landmarks."""
         return np.flatnonzero(self.is_test)
 
+    def halves_of_test(self, seed: int) -> tuple[IntArray, IntArray]:
+        """Positions of two random halves of the test landmarks: to calibrate with, and to judge.
+
+        Arguments:
+            seed: Of the draw.
+        """
+        order = np.random.default_rng(seed).permutation(self.test)
+        return np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+
     @property
     def validation(self) -> IntArray:
         """Positions of the landmarks that stop training."""

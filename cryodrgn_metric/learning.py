@@ -1,4 +1,4 @@
-"""The two networks of a run, each kept once it is trained: h_psi (Eq. 7) and f_xi (Eq. 8 or 9)."""
+"""The networks of a run, each kept once it is trained: h_psi (Eq. 7) and f_xi (Eq. 8 or 9)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 
 from cryodrgn_metric import artifacts, fidelity
 from cryodrgn_metric.cache import Stage
+from cryodrgn_metric.distance_ensemble import DistanceEnsemble
 from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.run import Run
 
-__all__ = ["learn_distance", "learn_map", "transform"]
+__all__ = ["learn_distance", "learn_error_bars", "learn_map", "transform"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,48 @@ def _distance_net_stage(run: Run, measured: Measured) -> Stage:
     )
 
 
+def learn_error_bars(run: Run, measured: Measured, net: DistanceNet) -> DistanceEnsemble | None:
+    """Further nets beside h_psi, and what their differences are worth on half the test landmarks.
+
+    Arguments:
+        run: What all stages share.
+        measured: The landmarks and Delta among them.
+        net: h_psi, which stays as it is.
+
+    Returns:
+        None where --ensemble is 1.
+    """
+    files, members = run.folder.model_files("h_psi_ensemble"), run.config.ensemble.members
+    if members == 1:
+        artifacts.remove_files(files)
+        return None
+    stage = run.cache.stage(
+        "h_psi_ensemble",
+        made_from=_distance_net_stage(run, measured).key,
+        h_psi=_digests_of_h_psi(run),
+        config=run.config.ensemble,
+    )
+    if stage.is_sealed(files):
+        logger.info("error bars of h_psi: from an earlier run")
+        run.reused.append("h_psi_ensemble")
+        return DistanceEnsemble.load(run.folder.models, run.device)
+    rows, distances = measured.landmarks, measured.pairs.distances
+    half, _ = rows.halves_of_test(run.config.seed)
+    with run.watch.stage("error bars"):
+        ensemble = DistanceEnsemble(members, net)
+        ensemble.fit(measured.latents, distances, train=rows.train, validation=rows.validation)
+        ensemble.calibrate(measured.latents[half], distances[np.ix_(half, half)])
+    ensemble.save(run.folder.models)
+    stage.seal(files)
+    stage.forget_others()
+    return ensemble
+
+
+def _digests_of_h_psi(run: Run) -> list[str]:
+    """What came of its training: on another device, other weights."""
+    return [artifacts.sha256_of(path) for path in run.folder.model_files("h_psi")]
+
+
 def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
     """f_xi from random pairs of all particles.
 
@@ -65,8 +108,7 @@ def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
     stage = run.cache.stage(
         "f_xi",
         made_from=_distance_net_stage(run, measured).key,
-        # and what came of it: on another device, other weights
-        h_psi=[artifacts.sha256_of(path) for path in run.folder.model_files("h_psi")],
+        h_psi=_digests_of_h_psi(run),
         config=run.config.metric_map,
         epsilon=EPSILON,
     )

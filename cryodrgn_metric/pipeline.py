@@ -23,12 +23,13 @@ from cryodrgn_metric.clusters import (
     write_members,
 )
 from cryodrgn_metric.config import EmbedConfig
+from cryodrgn_metric.distance_ensemble import DistanceEnsemble
 from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.exploration import explore_particles, judge_spaces, read_rotations
 from cryodrgn_metric.folder_lock import locked
 from cryodrgn_metric.frame import Frame, write_representatives
 from cryodrgn_metric.hidden_rotation import striking_pairs
-from cryodrgn_metric.learning import learn_distance, learn_map, transform
+from cryodrgn_metric.learning import learn_distance, learn_error_bars, learn_map, transform
 from cryodrgn_metric.measurement import Measured, measure_distances, pick_landmarks
 from cryodrgn_metric.metric_folder import remove_other_clusters, volumes_in
 from cryodrgn_metric.metric_map import MetricMap
@@ -76,11 +77,12 @@ def embed(config: EmbedConfig) -> Path:
             landmarks = pick_landmarks(run)
             measured = measure_distances(run, landmarks)
             net = learn_distance(run, measured)
+            ensemble = learn_error_bars(run, measured, net)
             metric_map = learn_map(run, measured, net)
             z_metric = transform(run, metric_map)
-            judge_spaces(run, measured, net, z_metric)
+            judge_spaces(run, measured, net, ensemble, z_metric)
             clusters = _cluster(run, z_metric, measured)
-            _explore(run, measured, net, metric_map, z_metric, clusters)
+            _explore(run, measured, net, ensemble, metric_map, z_metric, clusters)
             _join_cryodrgn(run, z_metric, clusters)
             _record(run)
             _report(run)
@@ -123,12 +125,14 @@ def _explore(
     run: Run,
     measured: Measured,
     net: DistanceNet,
+    ensemble: DistanceEnsemble | None,
     metric_map: MetricMap,
     z_metric: np.ndarray,
     clusters: Clusters,
 ) -> None:
     """Everything else that the report shows: rotation, local geometry, motion; report.json."""
-    summary = read_rotations(run, measured) | explore_particles(run, measured, net, metric_map)
+    summary = read_rotations(run, measured)
+    summary |= explore_particles(run, measured, net, ensemble, metric_map)
     with run.watch.stage("motion"):
         far, near = striking_pairs(measured.latents, measured.pairs.distances)
         write_striking_pairs(run, measured, far, near)

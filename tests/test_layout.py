@@ -30,6 +30,8 @@ ORDER = """
     landmark_training, principal_axes
     distances
     distance_net, metric_map
+    distance_ensemble
+    error_bars
     contrast, density, hidden_rotation, reach
     dimension, local_geometry, paths, projections
     report
@@ -48,8 +50,8 @@ WITHIN = {
     " < correlation, refine < search",
     "distances": "base < rotation, transport, atoms < streaming < choice",
     "safe_files": "files < pickles, yaml_files < checkpoints",
-    "report": "drawing < content < results, scatter < landscape_section < fidelity_section,"
-    " rotation_section, motion_section, clusters_section, comparison_section, verdict"
+    "report": "drawing < content < results, scatter < landscape_section, uncertainty"
+    " < fidelity_section, rotation_section, motion_section, clusters_section, comparison_section, verdict"
     " < gallery < page, execution < notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }

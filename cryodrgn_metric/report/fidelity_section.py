@@ -19,6 +19,7 @@ from cryodrgn_metric.report.drawing import (
     panels,
 )
 from cryodrgn_metric.report.results import Results
+from cryodrgn_metric.report.uncertainty import error_bar_picture, error_bars_in_words
 
 __all__ = ["SPACES", "fidelity_section"]
 
@@ -79,6 +80,9 @@ def fidelity_section(results: Results) -> Section:
     reach, contrast = results.summary["reach"], results.summary["contrast"]
     if contrast is not None:
         pictures.insert(3, _contrast_picture(results))
+    has_bars = results.fidelity["h_psi"]["error_bars"] is not None
+    if has_bars:
+        pictures.insert(3, error_bar_picture(results))
     count = len(results.held_out["measured"])
     pairs = count * (count - 1) // 2
     paragraphs = [
@@ -89,6 +93,8 @@ def fidelity_section(results: Results) -> Section:
         f"{100 * reach['outside_share']:.1f} % of the particles lie outside the landmarks' reach "
         "(is_outside in particles.npz).",
     ]
+    if has_bars:
+        paragraphs.insert(1, error_bars_in_words(results))
     return Section("fidelity", "Can z' be trusted?", paragraphs, pictures, [_table(results)])
 
 
