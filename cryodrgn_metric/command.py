@@ -119,7 +119,8 @@ def _add_landmark_args(group: argparse._ArgumentGroup) -> None:
         "--sampling",
         choices=SAMPLINGS,
         default=LandmarkConfig.sampling,
-        help="How landmarks are drawn, apart from the test set, which is drawn at random\n"
+        help="How landmarks are drawn, apart from the test set, which is drawn at random.\n"
+        "active: in rounds, where the learned distance is least sure, and no more than help\n"
         "(default: %(default)s)",
     )
     group.add_argument(

@@ -24,7 +24,7 @@ __all__ = [
     "VolumeConfig",
 ]
 
-SAMPLINGS = ("kmeans", "random", "farthest")
+SAMPLINGS = ("kmeans", "random", "farthest", "active")
 LOSSES = ("relative", "weighted")
 SCALES = ("none", "unit")
 PRECISIONS = ("float32", "bfloat16")
@@ -178,6 +178,11 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         _require(
             0 <= self.seed < 2**32, f"--seed must be a number from 0 to 2^32 - 1; got {self.seed}."
+        )
+        _require(
+            self.landmarks.sampling != "active" or self.ensemble.members > 1,
+            "--sampling active adds landmarks where several nets disagree: it needs --ensemble 2 "
+            f"or more; got {self.ensemble.members}.",
         )
 
     @classmethod

@@ -210,12 +210,15 @@ class DistanceEnsemble(BaseEstimator):  # type: ignore[misc]
         Returns:
             Distances and error bars, in units of Delta. float64 (n, k) each
         """
-        found = [
-            torch.cdist(member.embed(z), member.embed(landmarks)).numpy()
-            for member in self._fitted()
-        ]
-        pairs = np.stack(found).astype(np.float64)
+        pairs = self._pairs_to(z, landmarks)
         return pairs[0], self._bars(pairs, coverage).astype(np.float64)
+
+    def spread_to(
+        self, z: npt.ArrayLike, landmarks: npt.ArrayLike
+    ) -> tuple[FloatArray, FloatArray]:
+        """Predicts distances as `error_bars_to`, and their standard deviation over members."""
+        pairs = self._pairs_to(z, landmarks)
+        return pairs[0], np.asarray(pairs.std(axis=0, ddof=1))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes all members but h_psi, and the calibration, beside what `DistanceNet.save` does.
@@ -261,6 +264,11 @@ class DistanceEnsemble(BaseEstimator):  # type: ignore[misc]
         """Distances by every member. (members, n)"""
         found = [np.asarray(member.predict(z1, z2)) for member in self._fitted()]
         return np.stack(found).astype(np.float64)
+
+    def _pairs_to(self, z: npt.ArrayLike, landmarks: npt.ArrayLike) -> FloatArray:
+        """Distances of all latents to all landmarks by every member. (members, n, k)"""
+        found = [torch.cdist(one.embed(z), one.embed(landmarks)) for one in self._fitted()]
+        return np.asarray(torch.stack(found), dtype=np.float64)
 
     def _bars(self, predicted: FloatArray, coverage: float) -> npt.NDArray[np.float32]:
         factors = self._calibrated()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
@@ -32,8 +33,7 @@ def learn_distance(run: Run, measured: Measured) -> DistanceNet:
     stage = _distance_net_stage(run, measured)
     files = run.folder.model_files("h_psi")
     if stage.is_sealed(files):
-        logger.info("h_psi: from an earlier run")
-        run.reused.append("h_psi")
+        _tell_reuse(run, "h_psi", stage)
         return DistanceNet.load(run.folder.models, run.device)
     net = DistanceNet(**asdict(run.config.distance_net), seed=run.config.seed, device=run.device)
     with run.watch.stage("h_psi"):
@@ -44,8 +44,7 @@ def learn_distance(run: Run, measured: Measured) -> DistanceNet:
             validation=measured.landmarks.validation,
         )
     net.save(run.folder.models)
-    stage.seal(files)
-    stage.forget_others()
+    _seal(run, stage, files)
     return net
 
 
@@ -53,6 +52,19 @@ def _distance_net_stage(run: Run, measured: Measured) -> Stage:
     return run.cache.stage(
         "h_psi", distances=measured.key, config=run.config.distance_net, seed=run.config.seed
     )
+
+
+def _tell_reuse(run: Run, name: str, stage: Stage) -> None:
+    """Unless this very run has made it, in a round of active sampling."""
+    if stage.key not in run.trained:
+        logger.info("%s: from an earlier run", name)
+        run.reused.append(name)
+
+
+def _seal(run: Run, stage: Stage, files: list[Path]) -> None:
+    stage.seal(files)
+    stage.forget_others()
+    run.trained.add(stage.key)
 
 
 def learn_error_bars(run: Run, measured: Measured, net: DistanceNet) -> DistanceEnsemble | None:
@@ -77,8 +89,7 @@ def learn_error_bars(run: Run, measured: Measured, net: DistanceNet) -> Distance
         config=run.config.ensemble,
     )
     if stage.is_sealed(files):
-        logger.info("error bars of h_psi: from an earlier run")
-        run.reused.append("h_psi_ensemble")
+        _tell_reuse(run, "h_psi_ensemble", stage)
         return DistanceEnsemble.load(run.folder.models, run.device)
     rows, distances = measured.landmarks, measured.pairs.distances
     half, _ = rows.halves_of_test(run.config.seed)
@@ -87,8 +98,7 @@ def learn_error_bars(run: Run, measured: Measured, net: DistanceNet) -> Distance
         ensemble.fit(measured.latents, distances, train=rows.train, validation=rows.validation)
         ensemble.calibrate(measured.latents[half], distances[np.ix_(half, half)])
     ensemble.save(run.folder.models)
-    stage.seal(files)
-    stage.forget_others()
+    _seal(run, stage, files)
     return ensemble
 
 
@@ -114,8 +124,7 @@ def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
     )
     files = run.folder.model_files("f_xi")
     if stage.is_sealed(files):
-        logger.info("f_xi: from an earlier run")
-        run.reused.append("f_xi")
+        _tell_reuse(run, "f_xi", stage)
         return MetricMap.load(run.folder.models, run.device)
     rows = measured.landmarks.train
     typical = fidelity.median_distance(measured.pairs.distances[np.ix_(rows, rows)])
@@ -130,8 +139,7 @@ def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
     with run.watch.stage("f_xi"):
         metric_map.fit(run.workdir.latents, net)
     metric_map.save(run.folder.models)
-    stage.seal(files)
-    stage.forget_others()
+    _seal(run, stage, files)
     return metric_map
 
 

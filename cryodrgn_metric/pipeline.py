@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from cryodrgn_metric import __version__, artifacts
+from cryodrgn_metric.active_sampling import learn_actively
 from cryodrgn_metric.clusters import (
     Clusters,
     cluster_hdbscan,
@@ -74,8 +75,7 @@ def embed(config: EmbedConfig) -> Path:
         with locked(run.folder.lock):
             log.write_to(run.folder.log)
             _begin(run)
-            landmarks = pick_landmarks(run)
-            measured = measure_distances(run, landmarks)
+            measured = _measure(run)
             net = learn_distance(run, measured)
             ensemble = learn_error_bars(run, measured, net)
             metric_map = learn_map(run, measured, net)
@@ -98,6 +98,14 @@ def _begin(run: Run) -> None:
     if run.config.restart:
         run.cache.clear()
     logger.info("cryodrgn_metric %s: %s", __version__, run.workdir.path)
+
+
+def _measure(run: Run) -> Measured:
+    """Landmarks, their volumes, and Delta among them; in rounds with --sampling active."""
+    if run.config.landmarks.sampling == "active":
+        return learn_actively(run)
+    landmarks = pick_landmarks(run)
+    return measure_distances(run, landmarks)
 
 
 def _cluster(run: Run, z_metric: np.ndarray, measured: Measured) -> Clusters:
@@ -203,6 +211,7 @@ def _parameters(run: Run) -> dict[str, object]:
         "lmax": run.distance.lmax,
         "device": run.device,
         "threads": torch.get_num_threads(),
+        **({"active_sampling": rounds} if (rounds := run.scores.get("active_sampling")) else {}),
         "reused_from_an_earlier_run": run.reused,
         "versions": {
             "python": platform.python_version(),

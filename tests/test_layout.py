@@ -31,7 +31,7 @@ ORDER = """
     distances
     distance_net, metric_map
     distance_ensemble
-    error_bars
+    acquisition, error_bars
     contrast, density, hidden_rotation, reach
     dimension, local_geometry, paths, projections
     report
@@ -39,6 +39,7 @@ ORDER = """
     run
     measurement
     learning, exploration, frame
+    active_sampling
     motion, pair_pictures
     reporting
     pipeline
@@ -51,8 +52,8 @@ WITHIN = {
     "distances": "base < rotation, transport, atoms < streaming < choice",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing < content < results, scatter < landscape_section, uncertainty"
-    " < fidelity_section, rotation_section, motion_section, clusters_section, comparison_section, verdict"
-    " < gallery < page, execution < notebook < writing",
+    " < fidelity_section, rotation_section, motion_section, clusters_section,"
+    " comparison_section, verdict < gallery < page, execution < notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }
 
