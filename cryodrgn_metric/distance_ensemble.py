@@ -26,6 +26,7 @@ LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95)
 NAME = "h_psi_ensemble"
 TRAINING_SHARE = 0.8  # of the training landmarks, which each further member sees
 SHORTEST = 0.1  # of the unit: relative errors are not asked for below it, as in the training
+LEAST = 1e-12  # of a factor
 RATIOS = np.geomspace(1e-4, 1.0, 81).tolist()  # of floor to distance; calibration chooses
 
 
@@ -137,7 +138,9 @@ class DistanceEnsemble(BaseEstimator):  # type: ignore[misc]
         errors = np.abs(pairs[0] - measured[i, j])
         self.ratio_ = min(RATIOS, key=lambda ratio: _misfit(self._scale(pairs, ratio), errors))
         scores = errors / self._scale(pairs, self.ratio_)
-        self.factors_ = dict(zip(LEVELS, np.quantile(scores, LEVELS).tolist(), strict=True))
+        # not 0, which no bar is, even where every error is: volumes that are all alike
+        factors = np.maximum(np.quantile(scores, LEVELS), LEAST).tolist()
+        self.factors_ = dict(zip(LEVELS, factors, strict=True))
         return self
 
     @overload
@@ -258,6 +261,11 @@ class DistanceEnsemble(BaseEstimator):  # type: ignore[misc]
             ensemble.factors_ = {
                 number(level): number(factor) for level, factor in settings["factors"]
             }
+            if not others or tuple(ensemble.factors_) != LEVELS:
+                raise ArgumentError(
+                    f"expected 2 members or more, and factors of {LEVELS}; got "
+                    f"{ensemble.members} and {tuple(ensemble.factors_)}."
+                )
         return ensemble
 
     def _pairs(self, z1: npt.ArrayLike, z2: npt.ArrayLike) -> FloatArray:
