@@ -17,6 +17,7 @@ from cryodrgn_metric.config import (
     ClusterConfig,
     DistanceConfig,
     EmbedConfig,
+    EnsembleConfig,
     LandmarkConfig,
     MetricMapConfig,
     VolumeConfig,
@@ -61,7 +62,7 @@ class TestConfig:
             "w --epoch 25 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 "
             "--loss weighted -d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 "
             "--flip --invert --distance so3 --scale unit --ksample 7 --skip-vol --skip-umap "
-            "--seed 3 --device cpu --threads 2 --restart --precision bfloat16"
+            "--seed 3 --device cpu --threads 2 --restart --precision bfloat16 --ensemble 3"
         )
         assert command.embed_config(parse(*given.split())) == EmbedConfig(
             workdir=os.path.abspath("w"),
@@ -76,6 +77,7 @@ class TestConfig:
                 32, 8.5, 1.3, os.path.abspath("m.mrc"), 0.7, True, True, "bfloat16"
             ),
             distances=DistanceConfig("so3", "unit"),
+            ensemble=EnsembleConfig(3),
             metric_map=MetricMapConfig(dimension=4, loss="weighted"),
             clusters=ClusterConfig(7, True, True),
         )
