@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cryodrgn_metric.distance_ensemble import DistanceEnsemble
     from cryodrgn_metric.distance_net import DistanceNet
     from cryodrgn_metric.distances.base import Alignment, PairwiseDistances
     from cryodrgn_metric.distances.rotation import align, pairwise_distances, rotate
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Alignment",
     "ArgumentError",
+    "DistanceEnsemble",
     "DistanceNet",
     "FolderBusyError",
     "MetricError",
@@ -52,6 +54,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _NAMES_BY_MODULE = {
+    "distance_ensemble": ("DistanceEnsemble",),
     "distance_net": ("DistanceNet",),
     "distances.base": ("Alignment", "PairwiseDistances"),
     "distances.rotation": ("align", "pairwise_distances", "rotate"),

@@ -147,10 +147,15 @@ class Stage:
         data = self._read("files", ".json")
         return data is not None and json.loads(data) == _digests(files)
 
-    def forget_others(self) -> None:
-        """Remove what this run neither loaded nor saved: pieces of other parameters."""
+    def forget_others(self, *relatives: Stage) -> None:
+        """Remove what this run neither loaded nor saved: pieces of other parameters.
+
+        Arguments:
+            relatives: Stages of the same name whose pieces stay as well.
+        """
+        kept = self._names.union(*(stage._names for stage in relatives))
         for path in self._folder.glob("*"):
-            if path.name not in self._names:
+            if path.name not in kept:
                 _remove_piece(path)
 
     def _read(self, stem: str, suffix: str) -> bytes | None:

@@ -43,6 +43,7 @@ from cryodrgn_metric.config import (
     ClusterConfig,
     DistanceConfig,
     EmbedConfig,
+    EnsembleConfig,
     LandmarkConfig,
     MetricMapConfig,
     VolumeConfig,
@@ -122,7 +123,8 @@ def _add_landmark_args(group: argparse._ArgumentGroup) -> None:
         "--sampling",
         choices=SAMPLINGS,
         default=LandmarkConfig.sampling,
-        help="How landmarks are drawn, apart from the test set, which is drawn at random\n"
+        help="How landmarks are drawn, apart from the test set, which is drawn at random.\n"
+        "active: in rounds, where the learned distance is least sure, and no more than help\n"
         "(default: %(default)s)",
     )
     group.add_argument(
@@ -159,6 +161,13 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
         choices=SCALES,
         default=DistanceConfig.scale,
         help="unit: divide each volume by its norm, where contrast drifts (default: %(default)s)",
+    )
+    group.add_argument(
+        "--ensemble",
+        type=int,
+        default=EnsembleConfig.members,
+        help="Number of nets that learn the distance: the first predicts it, all of them say how\n"
+        "far off it may be; 1: no error bars (default: %(default)s)",
     )
     group.add_argument(
         "--dim",
@@ -288,6 +297,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
             precision=args.precision,
         ),
         distances=DistanceConfig(args.distance, args.scale, args.contour, args.rigid),
+        ensemble=EnsembleConfig(args.ensemble),
         metric_map=MetricMapConfig(
             dimension=args.dim, loss=args.loss, map=args.map, amortized=not args.no_amortization
         ),

@@ -18,12 +18,13 @@ __all__ = [
     "DistanceConfig",
     "DistanceNetConfig",
     "EmbedConfig",
+    "EnsembleConfig",
     "LandmarkConfig",
     "MetricMapConfig",
     "VolumeConfig",
 ]
 
-SAMPLINGS = ("kmeans", "random", "farthest")
+SAMPLINGS = ("kmeans", "random", "farthest", "active")
 LOSSES = ("relative", "weighted")
 DISTANCES = ("so3", "transport")
 MAPS = ("mlp", "flow")
@@ -145,6 +146,16 @@ class DistanceNetConfig:
 
 
 @dataclass(frozen=True)
+class EnsembleConfig:
+    """How many nets say how far h_psi may be off; h_psi is the first of them."""
+
+    members: int = 5  # 1: h_psi alone, without error bars
+
+    def __post_init__(self) -> None:
+        _require(self.members >= 1, f"--ensemble must be at least 1; got {self.members}.")
+
+
+@dataclass(frozen=True)
 class MetricMapConfig:
     """How f_xi is trained: d', the loss of Eq. 8 or Eq. 9, the network, the steps."""
 
@@ -209,12 +220,18 @@ class EmbedConfig:
     volumes: VolumeConfig = field(default_factory=VolumeConfig)
     distances: DistanceConfig = field(default_factory=DistanceConfig)
     distance_net: DistanceNetConfig = field(default_factory=DistanceNetConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
     metric_map: MetricMapConfig = field(default_factory=MetricMapConfig)
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
         _require(
             0 <= self.seed < 2**32, f"--seed must be a number from 0 to 2^32 - 1; got {self.seed}."
+        )
+        _require(
+            self.landmarks.sampling != "active" or self.ensemble.members > 1,
+            "--sampling active adds landmarks where several nets disagree: it needs --ensemble 2 "
+            f"or more; got {self.ensemble.members}.",
         )
 
     @classmethod
@@ -229,6 +246,7 @@ class EmbedConfig:
             "volumes": VolumeConfig,
             "distances": DistanceConfig,
             "distance_net": DistanceNetConfig,
+            "ensemble": EnsembleConfig,
             "metric_map": MetricMapConfig,
             "clusters": ClusterConfig,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, overload
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn.functional import pdist
 
 from cryodrgn_metric.devices import pick_device
 from cryodrgn_metric.errors import ArgumentError, MetricError
-from cryodrgn_metric.landmark_training import split_rows, train_on_pairs
+from cryodrgn_metric.landmark_training import checked_distances, split_rows, train_on_pairs
 from cryodrgn_metric.networks import (
     Perceptron,
     as_latents,
@@ -122,7 +123,7 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
         """
         device = pick_device(self.device)
         latents = as_latents(z)
-        delta = _checked_distances(distances, len(latents))
+        delta = checked_distances(distances, len(latents))
         rows, held_out = split_rows(len(latents), train, validation, self.seed)
         self.unit_ = _median_of_pairs(delta[np.ix_(rows, rows)])
         self.n_features_in_ = latents.shape[1]
@@ -230,12 +231,35 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
             tensors.append((scaled.mT @ scaled).cpu())
         return torch.cat(tensors).numpy()
 
+    def embed(self, z: npt.ArrayLike | Tensor) -> Tensor:
+        r"""Gives :math:`s\, g_\psi(z)`, the points whose Euclidean distances h_psi is.
+
+        Arguments:
+            z: Latents. (n, d)
+
+        Returns:
+            float32 (n, m), in units of Delta, on the CPU.
+
+        Raises:
+            ArgumentError: If z is not a finite (n, d) array.
+            MetricError: If the net was not fitted.
+        """
+        return self.unit_ * self._embed(self._fitted(), as_latents(z, self.n_features_in_))
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``h_psi.safetensors`` and ``h_psi.yaml`` to a folder.
 
         Raises:
             MetricError: If the net was not fitted.
             OutputError: If the folder cannot be written.
+        """
+        save_network(folder, "h_psi", *self.parts())
+
+    def parts(self) -> tuple[Perceptron, dict[str, Any]]:
+        """Gives what `save` writes: the network, and the settings that `from_parts` needs.
+
+        Raises:
+            MetricError: If the net was not fitted.
         """
         parameters = self.get_params()
         del parameters["device"], parameters["progress"]
@@ -246,7 +270,7 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
             "best_epoch": getattr(self, "best_epoch_", None),
             "history": getattr(self, "history_", None),
         }
-        save_network(folder, "h_psi", self._fitted(), settings)
+        return self._fitted(), settings
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str | None = None) -> DistanceNet:
@@ -257,13 +281,20 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
         """
         state, settings = load_network(folder, "h_psi")
         with settings_of(folder, "h_psi"):
-            net = cls(**settings["parameters"], device=device)
-            net.unit_ = number(settings["unit"])
-            net.n_features_in_ = settings["n_features_in"]
-            net.best_epoch_ = int(number(settings["best_epoch"]))
-            net.history_ = dict(settings["history"])
-            sizes = net.n_features_in_, net.embedding, net.width, net.depth
-            net._network = restored(state, *sizes).to(pick_device(device))
+            return cls.from_parts(state, settings, device)
+
+    @classmethod
+    def from_parts(
+        cls, state: Mapping[str, Tensor], settings: Mapping[str, Any], device: str | None = None
+    ) -> DistanceNet:
+        """Builds a net from `parts`: the state of the network, and settings nobody has checked."""
+        net = cls(**settings["parameters"], device=device)
+        net.unit_ = number(settings["unit"])
+        net.n_features_in_ = settings["n_features_in"]
+        net.best_epoch_ = int(number(settings["best_epoch"]))
+        net.history_ = dict(settings["history"])
+        sizes = net.n_features_in_, net.embedding, net.width, net.depth
+        net._network = restored(state, *sizes).to(pick_device(device))
         return net
 
     def _new_network(self) -> Perceptron:
@@ -284,16 +315,3 @@ class DistanceNet(BaseEstimator):  # type: ignore[misc]
 def _median_of_pairs(delta: npt.NDArray[np.float64]) -> float:
     values = delta[np.triu_indices(len(delta), 1)]
     return float(np.median(values)) or float(values.mean()) or 1.0
-
-
-def _checked_distances(distances: npt.ArrayLike | Tensor, count: int) -> npt.NDArray[np.float64]:
-    delta = np.array(
-        distances.cpu() if isinstance(distances, Tensor) else distances, dtype=np.float64
-    )
-    if delta.shape != (count, count):
-        raise ArgumentError(f"expected distances ({count}, {count}); got {delta.shape}.")
-    if not np.isfinite(delta).all() or (delta < 0).any():
-        raise ArgumentError("expected finite distances >= 0; got NaN, infinity or negative.")
-    if not np.allclose(delta, delta.T, rtol=1e-4, atol=1e-6 * delta.max(initial=0.0)):
-        raise ArgumentError("expected symmetric distances; got distances[i, j] != [j, i].")
-    return delta

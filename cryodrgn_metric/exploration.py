@@ -14,7 +14,9 @@ import torch
 
 from cryodrgn_metric import artifacts, fidelity
 from cryodrgn_metric.contrast import contrast_of
+from cryodrgn_metric.distance_ensemble import DistanceEnsemble
 from cryodrgn_metric.distance_net import DistanceNet
+from cryodrgn_metric.error_bars import judge_error_bars, relative_error_bars
 from cryodrgn_metric.hidden_rotation import pose_drift, rotation_share, unambiguous
 from cryodrgn_metric.invertibility import invertibility_of
 from cryodrgn_metric.local_geometry import local_geometry
@@ -32,13 +34,20 @@ __all__ = ["explore_map", "explore_particles", "judge_spaces", "read_rotations"]
 logger = logging.getLogger(__name__)
 
 
-def judge_spaces(run: Run, measured: Measured, net: DistanceNet, z_metric: np.ndarray) -> None:
+def judge_spaces(
+    run: Run,
+    measured: Measured,
+    net: DistanceNet,
+    ensemble: DistanceEnsemble | None,
+    z_metric: np.ndarray,
+) -> None:
     """fidelity.json and held_out.npz: every space, and h_psi, on pairs of test landmarks.
 
     Arguments:
         run: What all stages share; its `scores` are filled.
         measured: The landmarks and Delta among them.
         net: h_psi.
+        ensemble: Its error bars, if there are any.
         z_metric: (N, d').
     """
     test = measured.landmarks.test
@@ -60,16 +69,17 @@ def judge_spaces(run: Run, measured: Measured, net: DistanceNet, z_metric: np.nd
         lowest = lowest_stress(
             truth, z_metric.shape[1], run.config.metric_map.loss, run.config.seed
         )
+        bars, more = _judge_bars(run, measured, ensemble)
     run.scores |= {
         **scores,
         "subsampling_intervals": intervals,
-        "h_psi": {**errors, "learning_curve": net.history_},
+        "h_psi": {**errors, "error_bars": bars, "learning_curve": net.history_},
         "free_points": lowest,
         "test_landmarks": len(test),
         "median_distance": fidelity.median_distance(truth),
         "rms_volume_norm": _typical_norm(run, measured),
     }
-    artifacts.save_npz(run.folder.held_out, **spaces, measured=truth, predicted=predicted)
+    artifacts.save_npz(run.folder.held_out, **spaces, measured=truth, predicted=predicted, **more)
     logger.info(
         "Held out: stress-1 z %.3f, z' %.3f; Spearman z %.3f, z' %.3f; h_psi error %.1f %%",
         scores["z"]["stress1"],
@@ -78,6 +88,29 @@ def judge_spaces(run: Run, measured: Measured, net: DistanceNet, z_metric: np.nd
         scores["z_metric"]["spearman"],
         100 * errors["median_relative_error"],
     )
+
+
+def _judge_bars(
+    run: Run, measured: Measured, ensemble: DistanceEnsemble | None
+) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
+    """What fidelity.json and held_out.npz say of error bars, of the half that calibrated none."""
+    if ensemble is None:
+        return None, {}
+    calibrating, judging = measured.landmarks.halves_of_test(run.config.seed)
+    truth = measured.pairs.distances[np.ix_(judging, judging)]
+    found = judge_error_bars(ensemble, measured.latents[judging], truth, run.config.seed)
+    coverage = found["coverage"]
+    logger.info(
+        "Error bars of h_psi: of those for 68 %% and 95 %% of the pairs, %.1f %% and %.1f %% hold",
+        100 * coverage["0.68"],
+        100 * coverage["0.95"],
+    )
+    test = measured.landmarks.test
+    arrays = {
+        "error_bars": ensemble.error_bar_matrix(measured.latents[test]),
+        "is_calibration": np.isin(test, calibrating),
+    }
+    return {"members": ensemble.members, "calibrated_on": len(calibrating)} | found, arrays
 
 
 def read_rotations(run: Run, measured: Measured) -> dict[str, Any]:
@@ -128,7 +161,11 @@ def _contrast(run: Run, measured: Measured) -> dict[str, float] | None:
 
 
 def explore_particles(
-    run: Run, measured: Measured, net: DistanceNet, metric_map: MetricMap
+    run: Run,
+    measured: Measured,
+    net: DistanceNet,
+    ensemble: DistanceEnsemble | None,
+    metric_map: MetricMap,
 ) -> dict[str, Any]:
     """particles.npz: how f_xi stretches at every particle, how sure z' is, and who is far away.
 
@@ -136,6 +173,7 @@ def explore_particles(
         run: What all stages share.
         measured: The landmarks.
         net: h_psi.
+        ensemble: Its error bars, if there are any.
         metric_map: f_xi.
 
     Returns:
@@ -156,6 +194,10 @@ def explore_particles(
     }
     if found.uncertainty is not None:
         columns["uncertainty"] = found.uncertainty
+    if ensemble is not None:
+        with run.watch.stage("error bars of particles"):
+            training = measured.latents[measured.landmarks.train]
+            columns["relative_error"] = relative_error_bars(ensemble, workdir.latents, training)
     artifacts.save_npz(run.folder.particles, **columns)
     low, high = np.percentile(found.density_correction, [5, 95])
     return {

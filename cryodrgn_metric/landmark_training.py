@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.networks import Perceptron
 
-__all__ = ["split_rows", "train_on_pairs"]
+__all__ = ["checked_distances", "split_rows", "train_on_pairs"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,32 @@ def _checked_rows(rows: npt.ArrayLike | None, count: int, name: str) -> IntArray
     if len(found) and (found[0] < 0 or found[-1] >= count):
         raise ArgumentError(f"expected {name} rows in 0..{count - 1}; got {found[[0, -1]]}.")
     return found
+
+
+def checked_distances(distances: npt.ArrayLike | Tensor, count: int) -> npt.NDArray[np.float64]:
+    """Takes measured distances as float64, if they can be such.
+
+    Arguments:
+        distances: Measured Delta. (L, L)
+        count: The number of landmarks, L.
+
+    Raises:
+        ArgumentError: If the shape is another, or they are not symmetric, finite, and >= 0.
+
+    Example:
+        >>> checked_distances([[0, 1], [1, 0]], 2).dtype
+        dtype('float64')
+    """
+    delta = np.array(
+        distances.cpu() if isinstance(distances, Tensor) else distances, dtype=np.float64
+    )
+    if delta.shape != (count, count):
+        raise ArgumentError(f"expected distances ({count}, {count}); got {delta.shape}.")
+    if not np.isfinite(delta).all() or (delta < 0).any():
+        raise ArgumentError("expected finite distances >= 0; got NaN, infinity or negative.")
+    if not np.allclose(delta, delta.T, rtol=1e-4, atol=1e-6 * delta.max(initial=0.0)):
+        raise ArgumentError("expected symmetric distances; got distances[i, j] != [j, i].")
+    return delta
 
 
 def train_on_pairs(

@@ -18,6 +18,7 @@ __all__ = [
     "Landmarks",
     "candidate_pool",
     "choose_landmarks",
+    "kmeans_sketch",
     "nearest_unused",
     "rows_of_particles",
 ]
@@ -93,6 +94,15 @@ class Landmarks:
     def test(self) -> IntArray:
         """Positions (rows of the distance matrix) of the test landmarks."""
         return np.flatnonzero(self.is_test)
+
+    def halves_of_test(self, seed: int) -> tuple[IntArray, IntArray]:
+        """Positions of two random halves of the test landmarks: to calibrate with, and to judge.
+
+        Arguments:
+            seed: Of the draw.
+        """
+        order = np.random.default_rng(seed).permutation(self.test)
+        return np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
 
     @property
     def validation(self) -> IntArray:
@@ -223,18 +233,40 @@ def _sketch(
         return rng.choice(rest, count, replace=False)
     if sampling == "farthest":
         return rest[_farthest(z[rest], z[test], count)]
-    return rest[_kmeans_sketch(z[rest], count, rng)]
+    return rest[kmeans_sketch(z[rest], count, rng)]
 
 
-def _kmeans_sketch(z: npt.NDArray[np.float64], count: int, rng: np.random.Generator) -> IntArray:
-    fitted = z if len(z) <= MOST_FITTED else z[rng.choice(len(z), MOST_FITTED, replace=False)]
+def kmeans_sketch(
+    z: npt.NDArray[np.float64],
+    count: int,
+    rng: np.random.Generator,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> IntArray:
+    r"""Finds the particles nearest to k-means centres.
+
+    Arguments:
+        z: Latents. :math:`(M, d)`
+        count: K, the number of centres; fewer than M.
+        rng: Draws the particles that are looked at, at most 100,000, and seeds k-means.
+        weights: How much each particle counts; default: all the same. :math:`(M,)`
+
+    Returns:
+        K distinct rows of z; at random where there are fewer than K distinct latents.
+
+    Example:
+        >>> z = np.repeat([[0.0], [5.0]], 10, axis=0)
+        >>> sorted(z[kmeans_sketch(z, 2, np.random.default_rng(0)), 0].tolist())
+        [0.0, 5.0]
+    """
+    some = rng.choice(len(z), MOST_FITTED, replace=False) if len(z) > MOST_FITTED else slice(None)
+    fitted = z[some]
     kmeans = KMeans(count, n_init=1, max_iter=30, random_state=int(rng.integers(2**31)))
     distinct = len(np.unique(fitted, axis=0))
     if distinct < count:  # k-means would return equal centres and warn
         return rng.choice(len(z), count, replace=False)
     with threadpool_limits(1):  # scikit-learn's threads add up in any order: not the same bits
-        centers = kmeans.fit(fitted).cluster_centers_
-    return nearest_unused(z, centers)
+        kmeans.fit(fitted, sample_weight=None if weights is None else weights[some])
+    return nearest_unused(z, kmeans.cluster_centers_)
 
 
 def _farthest(z: npt.NDArray[np.float64], start: npt.NDArray[np.float64], count: int) -> IntArray:

@@ -1,21 +1,23 @@
-"""The two networks of a run, each kept once it is trained: h_psi (Eq. 7) and f_xi (Eq. 8 or 9)."""
+"""The networks of a run, each kept once it is trained: h_psi (Eq. 7) and f_xi (Eq. 8 or 9)."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 
 from cryodrgn_metric import artifacts, fidelity
 from cryodrgn_metric.cache import Stage
+from cryodrgn_metric.distance_ensemble import DistanceEnsemble
 from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.run import Run
 
-__all__ = ["learn_distance", "learn_map", "transform"]
+__all__ = ["learn_distance", "learn_error_bars", "learn_map", "transform"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +34,7 @@ def learn_distance(run: Run, measured: Measured) -> DistanceNet:
     stage = _distance_net_stage(run, measured)
     files = run.folder.model_files("h_psi")
     if stage.is_sealed(files):
-        logger.info("h_psi: from an earlier run")
-        run.reused.append("h_psi")
+        _tell_reuse(run, "h_psi", stage)
         return DistanceNet.load(run.folder.models, run.device)
     net = DistanceNet(**asdict(run.config.distance_net), seed=run.config.seed, device=run.device)
     with run.watch.stage("h_psi"):
@@ -44,8 +45,7 @@ def learn_distance(run: Run, measured: Measured) -> DistanceNet:
             validation=measured.landmarks.validation,
         )
     net.save(run.folder.models)
-    stage.seal(files)
-    stage.forget_others()
+    _seal(run, stage, files)
     return net
 
 
@@ -53,6 +53,59 @@ def _distance_net_stage(run: Run, measured: Measured) -> Stage:
     return run.cache.stage(
         "h_psi", distances=measured.key, config=run.config.distance_net, seed=run.config.seed
     )
+
+
+def _tell_reuse(run: Run, name: str, stage: Stage) -> None:
+    """Unless this very run has made it, in a round of active sampling."""
+    if stage.key not in run.trained:
+        logger.info("%s: from an earlier run", name)
+        run.reused.append(name)
+
+
+def _seal(run: Run, stage: Stage, files: list[Path]) -> None:
+    stage.seal(files)
+    stage.forget_others()
+    run.trained.add(stage.key)
+
+
+def learn_error_bars(run: Run, measured: Measured, net: DistanceNet) -> DistanceEnsemble | None:
+    """Further nets beside h_psi, and what their differences are worth on half the test landmarks.
+
+    Arguments:
+        run: What all stages share.
+        measured: The landmarks and Delta among them.
+        net: h_psi, which stays as it is.
+
+    Returns:
+        None where --ensemble is 1.
+    """
+    files, members = run.folder.model_files("h_psi_ensemble"), run.config.ensemble.members
+    if members == 1:
+        artifacts.remove_files(files)
+        return None
+    stage = run.cache.stage(
+        "h_psi_ensemble",
+        made_from=_distance_net_stage(run, measured).key,
+        h_psi=_digests_of_h_psi(run),
+        config=run.config.ensemble,
+    )
+    if stage.is_sealed(files):
+        _tell_reuse(run, "h_psi_ensemble", stage)
+        return DistanceEnsemble.load(run.folder.models, run.device)
+    rows, distances = measured.landmarks, measured.pairs.distances
+    half, _ = rows.halves_of_test(run.config.seed)
+    with run.watch.stage("error bars"):
+        ensemble = DistanceEnsemble(members, net)
+        ensemble.fit(measured.latents, distances, train=rows.train, validation=rows.validation)
+        ensemble.calibrate(measured.latents[half], distances[np.ix_(half, half)])
+    ensemble.save(run.folder.models)
+    _seal(run, stage, files)
+    return ensemble
+
+
+def _digests_of_h_psi(run: Run) -> list[str]:
+    """What came of its training: on another device, other weights."""
+    return [artifacts.sha256_of(path) for path in run.folder.model_files("h_psi")]
 
 
 def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
@@ -66,8 +119,7 @@ def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
     stage = run.cache.stage("f_xi", **_made_from(run, measured))
     files = run.folder.model_files("f_xi")
     if stage.is_sealed(files):
-        logger.info("f_xi: from an earlier run")
-        run.reused.append("f_xi")
+        _tell_reuse(run, "f_xi", stage)
         return MetricMap.load(run.folder.models, run.device)
     rows = measured.landmarks.train
     delta = measured.pairs.distances[np.ix_(rows, rows)]
@@ -86,8 +138,7 @@ def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
         else:
             metric_map.fit(measured.latents[rows], delta, particles=run.workdir.latents)
     metric_map.save(run.folder.models)
-    stage.seal(files)
-    stage.forget_others()
+    _seal(run, stage, files)
     return metric_map
 
 
@@ -101,8 +152,7 @@ def _made_from(run: Run, measured: Measured) -> dict[str, object]:
         return parts | {"made_from": measured.key, "z": run.digests["z"], "seed": run.config.seed}
     return parts | {
         "made_from": _distance_net_stage(run, measured).key,
-        # and what came of it: on another device, other weights
-        "h_psi": [artifacts.sha256_of(path) for path in run.folder.model_files("h_psi")],
+        "h_psi": _digests_of_h_psi(run),
     }
 
 

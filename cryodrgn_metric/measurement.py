@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ from cryodrgn_metric.run import Run
 from cryodrgn_metric.so3.conventions import mirrored, mirrored_vectors
 from cryodrgn_metric.threads import one_thread
 
-__all__ = ["Measured", "measure_distances", "pick_landmarks"]
+__all__ = ["Measured", "decoding_of", "measure_distances", "pick_landmarks"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,24 +92,29 @@ def _landmark_stage(run: Run) -> Stage:
     )
 
 
-def measure_distances(run: Run, landmarks: Landmarks) -> Measured:
+def measure_distances(
+    run: Run, landmarks: Landmarks, decoded_before: Sequence[int] = ()
+) -> Measured:
     """Decode the landmarks, compare all pairs of them, and write distances.npz.
 
     Arguments:
         run: What all stages share.
         landmarks: As from `pick_landmarks`.
+        decoded_before: Where landmarks grow in rounds: how many the first of them had, the
+            second, ... Only the volumes of the last are decoded now, as the others are kept.
 
     Raises:
         VolumeError: More than 5 % of the volumes are constant or hold NaN.
         OutputError: The disk is full.
     """
-    features, key = _decode(run, landmarks)
+    features, key = _decode(run, landmarks, [*decoded_before, len(landmarks)])
     usable = usable_columns(features)
     _warn_of_unusable(run, landmarks, usable)
     landmarks, features = landmarks.only(usable), features[..., torch.from_numpy(usable)]
     is_train = torch.zeros(len(landmarks), dtype=torch.bool)
     is_train[landmarks.train] = True
     stage = run.cache.stage("distances", volumes=key, config=run.config.distances)
+    before = run.watch.seconds.get("distances", 0.0)
     with run.watch.stage("distances"):
         found = run.distance.pairwise(features, fit_on=is_train, store=stage)
     _tell_reuse(run, "distances", "blocks of pairs", stage)
@@ -117,18 +123,58 @@ def measure_distances(run: Run, landmarks: Landmarks) -> Measured:
     latents = run.workdir.latents[landmarks.indices]
     measured = Measured(landmarks, latents, pairs, features, norms, stage.key)
     if stage.saved_rows:
-        run.scores["pairs_per_second"] = stage.saved_rows / run.watch.seconds["distances"]
+        seconds = run.watch.seconds["distances"] - before
+        run.scores["pairs_per_second"] = stage.saved_rows / seconds
     _save_distances(run, measured)
     if run.config.volumes.mask != "sphere":
         _warn_of_mask(run, measured)
     return measured
 
 
-def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
-    """The coefficients of every landmark's volume, and the key of the stage."""
+def _decode(run: Run, landmarks: Landmarks, ends: Sequence[int]) -> tuple[torch.Tensor, str]:
+    """The coefficients of every landmark's volume, and a key of all of them.
+
+    What the first part of the landmarks calibrates holds for the others, too, which would find
+    their earlier volumes useless otherwise.
+    """
+    parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    first = landmarks.only(np.arange(len(landmarks)) < ends[0])
     latents = run.workdir.latents[landmarks.indices]
-    made_from = {
-        "landmarks": _landmark_stage(run).key,
+    keys = [_key_of(run, landmarks, part) for part in parts]
+    made_from = decoding_of(run)
+    pilot = run.cache.stage("calibration", landmarks=keys[0], **made_from)
+    with run.watch.stage("volumes"):
+        calibrate(run.stream, run.workdir.latents[first.indices[first.train]], run.distance, pilot)
+        pilot.forget_others()
+        settings = (f"{name} = {value:.4g}" for name, value in run.distance.settings.items())
+        logger.info("The distance rests on %s.", ", ".join(settings))
+        calibration = run.distance.calibration
+        stages = [
+            run.cache.stage("volumes", landmarks=key, **made_from, calibration=calibration)
+            for key in keys
+        ]
+        features = [
+            stream_features(
+                run.stream,
+                latents[part],
+                run.distance,
+                store=stage,
+                announce=lambda count: _announce(run, count),
+            )
+            for part, stage in zip(parts, stages, strict=True)
+        ]
+    _tell_reuse(run, "volumes", "batches", stages[-1], *stages[:-1])
+    key = stages[0].key if len(stages) == 1 else "".join(stage.key for stage in stages)
+    return torch.cat(features, dim=-1), key
+
+
+def decoding_of(run: Run) -> dict[str, object]:
+    """All that the volume of a particle depends on, for the keys of stages.
+
+    Arguments:
+        run: What all stages share.
+    """
+    return {
         "config": run.digests["config"],
         "weights": run.digests["weights"],
         "mask": run.digests.get("mask"),
@@ -142,22 +188,6 @@ def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
         "rigid": run.config.distances.rigid,
         "precision": run.config.volumes.precision,
     }
-    pilot = run.cache.stage("calibration", **made_from)
-    with run.watch.stage("volumes"):
-        calibrate(run.stream, latents[landmarks.train], run.distance, pilot)
-        pilot.forget_others()
-        settings = (f"{name} = {value:.4g}" for name, value in run.distance.settings.items())
-        logger.info("The distance rests on %s.", ", ".join(settings))
-        stage = run.cache.stage("volumes", **made_from, calibration=run.distance.calibration)
-        features = stream_features(
-            run.stream,
-            latents,
-            run.distance,
-            store=stage,
-            announce=lambda count: _announce(run, count),
-        )
-    _tell_reuse(run, "volumes", "batches", stage)
-    return features, stage.key
 
 
 def _apix_that_counts(run: Run) -> float | None:
@@ -166,13 +196,22 @@ def _apix_that_counts(run: Run) -> float | None:
     return run.apix_at_box(run.stream.box) if is_length else None
 
 
-def _tell_reuse(run: Run, name: str, pieces: str, stage: Stage) -> None:
-    """Say what was not computed again; drop what belongs to other parameters."""
+def _key_of(run: Run, landmarks: Landmarks, part: slice) -> str:
+    """Which latents are decoded."""
+    rows = artifacts.sha256_of_array(landmarks.as_table()[:, part])
+    return f"{run.digests['z']} {rows}"
+
+
+def _tell_reuse(run: Run, name: str, pieces: str, stage: Stage, *earlier: Stage) -> None:
+    """Say what was not computed again; drop what belongs to other parameters.
+
+    Of growing landmarks the last part counts: this run may have made the earlier ones itself.
+    """
     if stage.loaded:
         run.reused.append(name)
         total = stage.loaded + stage.saved
         logger.info("%s: %d of %d %s from an earlier run", name, stage.loaded, total, pieces)
-    stage.forget_others()
+    stage.forget_others(*earlier)
 
 
 def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> None:

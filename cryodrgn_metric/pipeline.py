@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from cryodrgn_metric import __version__, artifacts
+from cryodrgn_metric.active_sampling import learn_actively
 from cryodrgn_metric.clusters import (
     Clusters,
     cluster_hdbscan,
@@ -23,6 +24,7 @@ from cryodrgn_metric.clusters import (
     write_members,
 )
 from cryodrgn_metric.config import EmbedConfig
+from cryodrgn_metric.distance_ensemble import DistanceEnsemble
 from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.exploration import (
     explore_map,
@@ -33,7 +35,7 @@ from cryodrgn_metric.exploration import (
 from cryodrgn_metric.folder_lock import locked
 from cryodrgn_metric.frame import Frame, write_representatives
 from cryodrgn_metric.hidden_rotation import striking_pairs
-from cryodrgn_metric.learning import learn_distance, learn_map, transform
+from cryodrgn_metric.learning import learn_distance, learn_error_bars, learn_map, transform
 from cryodrgn_metric.measurement import Measured, measure_distances, pick_landmarks
 from cryodrgn_metric.metric_folder import remove_other_clusters, volumes_in
 from cryodrgn_metric.metric_map import MetricMap
@@ -79,14 +81,14 @@ def embed(config: EmbedConfig) -> Path:
         with locked(run.folder.lock):
             log.write_to(run.folder.log)
             _begin(run)
-            landmarks = pick_landmarks(run)
-            measured = measure_distances(run, landmarks)
+            measured = _measure(run)
             net = learn_distance(run, measured)
+            ensemble = learn_error_bars(run, measured, net)
             metric_map = learn_map(run, measured, net)
             z_metric = transform(run, metric_map)
-            judge_spaces(run, measured, net, z_metric)
+            judge_spaces(run, measured, net, ensemble, z_metric)
             clusters = _cluster(run, z_metric, measured)
-            _explore(run, measured, net, metric_map, z_metric, clusters)
+            _explore(run, measured, net, ensemble, metric_map, z_metric, clusters)
             _join_cryodrgn(run, z_metric, clusters)
             _record(run)
             _report(run)
@@ -102,6 +104,14 @@ def _begin(run: Run) -> None:
     if run.config.restart:
         run.cache.clear()
     logger.info("cryodrgn_metric %s: %s", __version__, run.workdir.path)
+
+
+def _measure(run: Run) -> Measured:
+    """Landmarks, their volumes, and Delta among them; in rounds with --sampling active."""
+    if run.config.landmarks.sampling == "active":
+        return learn_actively(run)
+    landmarks = pick_landmarks(run)
+    return measure_distances(run, landmarks)
 
 
 def _cluster(run: Run, z_metric: np.ndarray, measured: Measured) -> Clusters:
@@ -129,12 +139,14 @@ def _explore(
     run: Run,
     measured: Measured,
     net: DistanceNet,
+    ensemble: DistanceEnsemble | None,
     metric_map: MetricMap,
     z_metric: np.ndarray,
     clusters: Clusters,
 ) -> None:
     """Everything else that the report shows: rotation, local geometry, motion; report.json."""
-    summary = read_rotations(run, measured) | explore_particles(run, measured, net, metric_map)
+    summary = read_rotations(run, measured)
+    summary |= explore_particles(run, measured, net, ensemble, metric_map)
     with run.watch.stage("motion"):
         far, near = striking_pairs(measured.latents, measured.pairs.distances)
         write_striking_pairs(run, measured, far, near)
@@ -208,6 +220,7 @@ def _parameters(run: Run) -> dict[str, object]:
         **run.distance.settings,
         "device": run.device,
         "threads": torch.get_num_threads(),
+        **({"active_sampling": rounds} if (rounds := run.scores.get("active_sampling")) else {}),
         "reused_from_an_earlier_run": run.reused,
         "versions": {
             "python": platform.python_version(),

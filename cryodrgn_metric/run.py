@@ -62,6 +62,7 @@ class Run:
     map_history: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)  # stages that an earlier run has made
+    trained: set[str] = field(default_factory=set)  # keys of the models that this run has made
 
     @property
     def device(self) -> str:

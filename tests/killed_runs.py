@@ -20,6 +20,7 @@ STAGES = (
     "volumes",
     "distances",
     "h_psi",
+    "error bars",
     "f_xi",
     "transform",
     "fidelity",

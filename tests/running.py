@@ -10,7 +10,7 @@ from conftest import quiet
 
 from cryodrgn_metric import command
 
-FEW = ("--landmarks", "60", "--ksample", "4", "--skip-umap", "--threads", "1")
+FEW = ("--landmarks", "60", "--ksample", "4", "--skip-umap", "--threads", "1", "--ensemble", "1")
 SMALL = (*FEW, "--skip-report")
 GUESTS = ("cryoDRGN_metric_embed.ipynb", "metric_labels.pkl", "metric_z.pkl")
 

@@ -37,7 +37,7 @@ EVERY_OPTION = (  # each differs from its default
     "--epoch 120 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 --loss weighted "
     "-d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 --flip --invert "
     "--ksample 7 --skip-vol --skip-umap --skip-report --seed 3 --device 1 --threads 2 "
-    "--precision bfloat16 --map flow --no-amortization"
+    "--precision bfloat16 --map flow --no-amortization --ensemble 3"
 ).split()
 EITHER = {  # options that exclude each other: what is at its default then
     "--scale unit --rigid se3": {"distance", "contour"},

@@ -17,6 +17,7 @@ from cryodrgn_metric.config import (
     ClusterConfig,
     DistanceConfig,
     EmbedConfig,
+    EnsembleConfig,
     LandmarkConfig,
     MetricMapConfig,
     VolumeConfig,
@@ -62,7 +63,7 @@ class TestConfig:
             "--loss weighted -d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 "
             "--flip --invert --distance transport --contour 2.5 --ksample 7 --skip-vol "
             "--skip-umap --seed 3 --device cpu --threads 2 --restart --precision bfloat16 "
-            "--map flow --no-amortization"
+            "--map flow --no-amortization --ensemble 3"
         )
         assert command.embed_config(parse(*given.split())) == EmbedConfig(
             workdir=os.path.abspath("w"),
@@ -77,6 +78,7 @@ class TestConfig:
                 32, 8.5, 1.3, os.path.abspath("m.mrc"), 0.7, True, True, "bfloat16"
             ),
             distances=DistanceConfig("transport", contour=2.5),
+            ensemble=EnsembleConfig(3),
             metric_map=MetricMapConfig(4, "weighted", map="flow", amortized=False),
             clusters=ClusterConfig(7, True, True),
         )

@@ -31,6 +31,8 @@ ORDER = """
     flow
     distances
     distance_net, metric_map
+    distance_ensemble
+    acquisition, error_bars
     contrast, density, hidden_rotation, reach, reference_maps
     dimension, invertibility, local_geometry, paths, projections
     report
@@ -38,6 +40,7 @@ ORDER = """
     run
     measurement
     learning, exploration, frame
+    active_sampling
     motion, pair_pictures
     straight_motion
     reporting
@@ -51,10 +54,9 @@ WITHIN = {
     "distances": "base < rotation < rigid, transport, atoms < streaming < choice",
     "se3": "motions < points < refine < search",
     "safe_files": "files < pickles, yaml_files < checkpoints",
-    "report": "drawing, wording < content < results, scatter < landscape_section"
+    "report": "drawing, wording < content < results, scatter < landscape_section, uncertainty"
     " < fidelity_section, rotation_section, motion_section, clusters_section,"
-    " comparison_section, verdict"
-    " < gallery < page, inline, execution < notebook < writing",
+    " comparison_section, verdict < gallery < page, inline, execution < notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }
 

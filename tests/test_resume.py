@@ -152,12 +152,52 @@ def test_nothing_of_a_killed_run_with_other_options_stays(workdir, undisturbed, 
     assert results(folder) == results(undisturbed)
 
 
+ACTIVE = ("--sampling", "active", "--ensemble", "2")
+
+
+@pytest.fixture(scope="module")
+def undisturbed_rounds(workdir, tmp_path_factory):
+    """As `undisturbed`, with --sampling active: rounds of decoding, comparing and learning."""
+    folder = tmp_path_factory.mktemp("undisturbed_rounds")
+    with unchanged(workdir):
+        assert run_in_process(small_config(workdir, folder, *ACTIVE)).exit_code == 0
+    assert len(rounds_of(folder)["landmarks"]) > 2
+    return folder
+
+
+def rounds_of(folder):
+    return json.loads((folder / "fidelity.json").read_text())["active_sampling"]
+
+
+@pytest.mark.parametrize(("stage", "moment"), [("distances", 0.3), ("error bars", 0.5)])
+def test_a_killed_run_goes_on_in_its_round(workdir, undisturbed_rounds, tmp_path, stage, moment):
+    config = small_config(workdir, tmp_path, *ACTIVE)
+    assert kill_and_go_on(config, undisturbed_rounds, stage, moment) in STAGES
+
+
+def test_finished_rounds_are_reused_and_other_rounds_are_not(
+    workdir, undisturbed_rounds, tmp_path, caplog
+):
+    folder = tmp_path / "again"
+    shutil.copytree(undisturbed_rounds, folder)
+    heard(caplog)
+    embed_here(small_config(workdir, folder, *ACTIVE))
+    assert reused(caplog.text) == {"batches", "pairs", "h_psi", "f_xi"}
+    assert "NO GPU" not in caplog.text and "Round" not in caplog.text  # nothing was judged again
+    assert results(folder) == results(undisturbed_rounds)
+    caplog.clear()
+    embed_here(small_config(workdir, folder, *ACTIVE, "--seed", "1"))
+    assert reused(caplog.text) == set()
+
+
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments_every_stage_at_least_twice(
     workdir, undisturbed, tmp_path, capsys
 ):
     """Short stages are tried again until the kill has landed within them twice."""
-    stages = [name for name in STAGES if name != "report"]  # below
+    stages = [
+        name for name in STAGES if name not in ("report", "error bars")
+    ]  # tests of their own
     rng, hits = random.Random(0), dict.fromkeys(stages, 0)
     kills = 0
     while min(hits.values()) < 2 or kills < KILLS:
@@ -278,6 +318,7 @@ CHANGED = {
     "loss": (("--loss", "weighted"), "batches pairs h_psi"),
     "map": (("--map", "flow", "--no-amortization"), "batches pairs h_psi"),
     "ksample": (("--ksample", "5"), "batches pairs h_psi f_xi"),
+    "ensemble": (("--ensemble", "2"), "batches pairs h_psi f_xi"),
     "flip": (("--flip",), "batches pairs h_psi f_xi"),
     "seed": (("--seed", "1"), ""),
     "sampling": (("--sampling", "random"), ""),

@@ -19,6 +19,7 @@ from cryodrgn_metric.report.drawing import (
     panels,
 )
 from cryodrgn_metric.report.results import Results
+from cryodrgn_metric.report.uncertainty import error_bar_picture, error_bars_in_words
 
 __all__ = ["SPACES", "fidelity_section"]
 
@@ -79,6 +80,9 @@ def fidelity_section(results: Results) -> Section:
     reach, contrast = results.summary["reach"], results.summary["contrast"]
     if contrast is not None:
         pictures.insert(3, _contrast_picture(results))
+    has_bars = results.fidelity["h_psi"].get("error_bars") is not None
+    if has_bars:
+        pictures.insert(3, error_bar_picture(results))
     count = len(results.held_out["measured"])
     pairs = count * (count - 1) // 2
     paragraphs = [
@@ -91,6 +95,8 @@ def fidelity_section(results: Results) -> Section:
     ]
     if "free_points" in scores:  # not of an older version
         paragraphs.insert(1, _lowest_in_words(scores["free_points"], results.dimension))
+    if has_bars:
+        paragraphs.insert(1, error_bars_in_words(results))
     return Section("fidelity", "Can z' be trusted?", paragraphs, pictures, [_table(results)])
 
 

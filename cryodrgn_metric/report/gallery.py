@@ -31,7 +31,7 @@ _PURPOSES = {
     "fidelity.json": "the numbers of the first section",
     "report.json": "the other numbers of this page",
     "held_out.npz": "the test landmarks in every space",
-    "particles.npz": "stretch, density correction, uncertainty and reach of every particle",
+    "particles.npz": "stretch, density, uncertainty, error bar and reach of every particle",
     "striking_pairs.npz": "the pairs that z misjudges most, with projections",
     "metric_embed.yaml": "every parameter, version, and the hashes of the inputs",
     "metric_embed.log": "what the run said",
@@ -114,6 +114,8 @@ def _scatter(results: Results, covariates: Columns) -> Scatter:
     }
     if "uncertainty" in results.particles:
         colors["uncertainty of z'"] = results.particles["uncertainty"]
+    if "relative_error" in results.particles:
+        colors["relative error bar of h_ψ"] = results.particles["relative_error"]
     colors |= {f"z {i + 1}": column for i, column in enumerate(z.T)}
     covariates = {
         f"{name} (covariate)" if name in colors or name == "cluster" else name: column

@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 
 # The figures of paths are named by their paths, those of other sections by what they show.
 _OURS = re.compile(
-    r"(pc\d+|straight\d+|path_\d+_\d+)_(volumes|differences|steps)|comparison_(shepard|distances|maps)|z_metric_(kmeans|hdbscan|pca|umap)|"
-    r"shepard|fidelity|h_psi|contrast|reach|learning_curves|raw_distance|rotation_angles|"
+    r"(pc\d+|straight\d+|path_\d+_\d+)_(volumes|differences|steps)|"
+    r"comparison_(shepard|distances|maps)|z_metric_(kmeans|hdbscan|pca|umap)|shepard|fidelity|"
+    r"h_psi|error_bars|contrast|reach|learning_curves|raw_distance|rotation_angles|"
     r"pose_drift|far_in_z|near_in_z|density|negative_log_density|stretch|paths|representatives"
 )
 

@@ -1,0 +1,148 @@
+"""Which landmarks to measure next: those whose distances the nets of an ensemble dispute."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from cryodrgn_metric.config import LandmarkConfig
+from cryodrgn_metric.distance_ensemble import DistanceEnsemble
+from cryodrgn_metric.landmarks import Landmarks, choose_landmarks, kmeans_sketch
+
+__all__ = ["disagreement", "first_landmarks", "more_landmarks", "training_sizes"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+GROWTH = 1.5  # of the training landmarks from round to round
+ROUNDS = 5
+FEWEST_FIRST = 4  # training landmarks of the first round
+MOST_CANDIDATES = 20_000  # particles that are asked about in one round
+MOST_LANDMARKS = 64  # to which their distances are predicted
+POWER = 2.0  # of the disagreement, as the weight of a particle
+
+
+def training_sizes(most: int) -> list[int]:
+    """How many landmarks train in each round: up to five rounds, each half as many again.
+
+    All pairs of every round together are about 2.3 times those of the last.
+
+    Arguments:
+        most: Of the last round.
+
+    Example:
+        >>> training_sizes(360)
+        [71, 107, 160, 240, 360]
+    """
+    sizes = [round(most / GROWTH**step) for step in reversed(range(ROUNDS))]
+    return sorted({size for size in sizes if size >= FEWEST_FIRST} | {most})
+
+
+def first_landmarks(
+    latents: npt.ArrayLike,
+    config: LandmarkConfig,
+    seed: int,
+    candidates: npt.ArrayLike | None = None,
+) -> Landmarks:
+    """Draws the landmarks of the first round: test, validation, and a small k-means sketch.
+
+    The test set is that of every other sampling. The landmarks that stop training are drawn at
+    random from the particles, all of them now: they also decide when no more landmarks are
+    needed, and the errors of two rounds can only be compared on the same pairs. (A share of the
+    sketch, as other samplings take, would move with it to where errors are large.)
+
+    Arguments:
+        latents, config, seed, candidates: As for `choose_landmarks`; the sampling is not used.
+
+    Returns:
+        Test landmarks first, then validation, then those that train.
+
+    Raises:
+        ArgumentError: As from `choose_landmarks`.
+
+    Example:
+        >>> z = np.random.default_rng(0).normal(size=(900, 4))
+        >>> marks = first_landmarks(z, LandmarkConfig(count=500), seed=0)
+        >>> len(marks.test), len(marks.validation), len(marks.train)
+        (100, 40, 71)
+    """
+    z = np.asarray(latents, dtype=np.float64)
+    drawn = choose_landmarks(z, replace(config, sampling="random"), seed, candidates)
+    fixed = np.concatenate([drawn.indices[drawn.test], drawn.indices[drawn.validation]])
+    pool = np.arange(len(z)) if candidates is None else np.unique(np.asarray(candidates))
+    rest = np.setdiff1d(pool, fixed)
+    count = training_sizes(len(drawn.train))[0]
+    rng = np.random.default_rng([seed, count])
+    sketch = rest[kmeans_sketch(z[rest], count, rng)] if count < len(rest) else rest
+    indices = np.concatenate([fixed, sketch])
+    place = np.arange(len(indices))
+    is_test = place < len(drawn.test)
+    return Landmarks(indices, is_test, (place < len(fixed)) & ~is_test)
+
+
+def more_landmarks(
+    ensemble: DistanceEnsemble,
+    latents: npt.ArrayLike,
+    landmarks: Landmarks,
+    candidates: npt.ArrayLike,
+    count: int,
+    seed: int,
+) -> Landmarks:
+    """Adds landmarks that train, where the ensemble's members disagree.
+
+    They are the particles nearest to the centres of a k-means of all candidates, each of which
+    weighs as much as its squared disagreement: many where members disagree and particles are,
+    yet never two in the same place.
+
+    Arguments:
+        ensemble: Fitted; its calibration is not used, so that no test landmark has a say.
+        latents: Of all particles. (N, d)
+        landmarks: So far.
+        candidates: Rows of z that may be landmarks. (M,)
+        count: How many are wanted.
+        seed: Of the draws.
+
+    Returns:
+        The landmarks so far, and the new ones behind them; fewer where candidates run out.
+    """
+    z = np.asarray(latents, dtype=np.float32)
+    rng = np.random.default_rng([seed, len(landmarks)])
+    free = np.setdiff1d(np.asarray(candidates), landmarks.indices)
+    if len(free) > MOST_CANDIDATES:
+        free = np.sort(rng.choice(free, MOST_CANDIDATES, replace=False))
+    if count < len(free):
+        known = landmarks.indices[~landmarks.is_test]
+        weights = disagreement(ensemble, z[free], z[rng.permutation(known)[:MOST_LANDMARKS]])
+        free = free[kmeans_sketch(z[free].astype(np.float64), count, rng, weights**POWER)]
+    none = np.zeros(len(free), dtype=bool)
+    return Landmarks(
+        np.concatenate([landmarks.indices, free]),
+        np.concatenate([landmarks.is_test, none]),
+        np.concatenate([landmarks.is_validation, none]),
+    )
+
+
+def disagreement(
+    ensemble: DistanceEnsemble, z: npt.ArrayLike, landmarks: npt.ArrayLike
+) -> FloatArray:
+    r"""Says how much the members of an ensemble dispute the distances of each latent.
+
+    .. math::
+        u(z) = \Big\langle \big( s(z, z_l) / \max(h(z, z_l), 0.1\, u_h) \big)^2
+            \Big\rangle_l^{1/2}
+
+    with s the standard deviation over members, and :math:`u_h` the unit of h_psi.
+
+    Arguments:
+        ensemble: Fitted.
+        z: Latents. (n, d)
+        landmarks: Latents of some landmarks :math:`z_l`. (k, d)
+
+    Returns:
+        Relative, not negative. (n,)
+    """
+    distances, spread = ensemble.spread_to(z, landmarks)
+    relative = spread / np.maximum(distances, ensemble.shortest)
+    return np.asarray(np.sqrt(np.mean(relative**2, axis=1)))

@@ -1,0 +1,112 @@
+"""The real command with --sampling active: roles, files, and why it stopped."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from running import SMALL, run
+
+from cryodrgn_metric import active_sampling
+from cryodrgn_metric.acquisition import training_sizes
+from cryodrgn_metric.config import EmbedConfig, EnsembleConfig, LandmarkConfig
+from cryodrgn_metric.errors import ArgumentError
+
+ACTIVE = ("--sampling", "active", "--ensemble", "2")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, vae_workdir):
+    copy = tmp_path_factory.mktemp("active") / "workdir"
+    shutil.copytree(vae_workdir, copy)
+    return copy
+
+
+def embedded(workdir, outdir, *options):
+    run(workdir, "-o", outdir, *options)
+    with np.load(outdir / "distances.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def folder(workdir, tmp_path_factory):
+    """All rounds: the workdir is trained for two epochs, and its error would settle at once."""
+    outdir = tmp_path_factory.mktemp("spent")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(active_sampling, "PROGRESS", -10.0)
+        run(workdir, "-o", outdir, *ACTIVE)
+    return outdir
+
+
+def test_landmarks_have_the_roles_and_the_test_set_of_every_sampling(workdir, folder, tmp_path):
+    with np.load(folder / "distances.npz") as file:
+        active = {name: file[name] for name in file.files}
+    kmeans = embedded(workdir, tmp_path)
+    assert set(active) == set(kmeans)
+    test = active["is_test"]
+    assert np.array_equal(
+        active["landmark_rows"][test], kmeans["landmark_rows"][kmeans["is_test"]]
+    )
+    assert len(np.unique(active["landmark_rows"])) == len(active["landmark_rows"]) == 60
+    assert active["is_validation"].sum() == kmeans["is_validation"].sum()
+    assert not (active["is_validation"] & test).any()
+    # the same volumes, compared in the same way: a basis of other landmarks, so not the same bits
+    own = active["distances"][np.ix_(test, test)]
+    other = kmeans["distances"][np.ix_(kmeans["is_test"], kmeans["is_test"])]
+    np.testing.assert_allclose(own, other, atol=0.03 * np.median(other))
+
+
+def test_the_curve_and_the_reason_are_told(folder):
+    rounds = json.loads((folder / "fidelity.json").read_text())["active_sampling"]
+    assert rounds["stopped"] == active_sampling.SPENT
+    assert rounds["landmarks"] == [24 + size for size in training_sizes(36)]
+    assert len(rounds["held_out_error"]) == len(rounds["landmarks"])
+    assert all(0 < error < 5 for error in rounds["held_out_error"])
+    assert yaml.safe_load((folder / "metric_embed.yaml").read_text())["active_sampling"] == rounds
+    log = (folder / "metric_embed.log").read_text()
+    assert "Round 5: 60 landmarks" in log and "No more landmarks: --landmarks is spent." in log
+    assert "earlier run" not in log
+    # a volume is decoded once: batches of eight of each round's own
+    volumes = list((folder / "cache" / "volumes").iterdir())
+    own = np.diff([0, *rounds["landmarks"]])
+    assert len(volumes) == sum(-(-int(count) // 8) for count in own)
+
+
+def test_it_stops_where_the_error_has_stopped_falling(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(active_sampling, "PROGRESS", 0.99)
+    found = embedded(workdir, tmp_path, *ACTIVE)
+    rounds = json.loads((tmp_path / "fidelity.json").read_text())["active_sampling"]
+    assert rounds["stopped"] == active_sampling.SETTLED
+    assert len(rounds["landmarks"]) == 2 and rounds["landmarks"][-1] < 60
+    assert len(found["landmark_rows"]) == rounds["landmarks"][-1]
+
+
+def test_it_needs_an_ensemble():
+    with pytest.raises(ArgumentError, match="--ensemble 2 or more; got 1"):
+        EmbedConfig(
+            "w", landmarks=LandmarkConfig(60, "active"), ensemble=EnsembleConfig(members=1)
+        )
+
+
+def test_error_bars_leave_everything_else_as_it_was(workdir, tmp_path):
+    """h_psi and z' to the byte, whatever --ensemble is; and what it adds."""
+    alone, several = tmp_path / "1", tmp_path / "2"
+    run(workdir, "-o", alone)
+    run(workdir, "-o", several, "--ensemble", "2")
+    for name in ("z_metric.pkl", "models/h_psi.safetensors", "models/h_psi.yaml"):
+        assert (alone / name).read_bytes() == (several / name).read_bytes()
+    bars = json.loads((several / "fidelity.json").read_text())["h_psi"]["error_bars"]
+    assert (bars["members"], bars["calibrated_on"], bars["landmarks"]) == (2, 10, 10)
+    assert bars["pairs"] == 45 and set(bars["coverage"]) >= {"0.68", "0.95"}
+    assert json.loads((alone / "fidelity.json").read_text())["h_psi"]["error_bars"] is None
+    with np.load(several / "particles.npz") as file:
+        assert file["relative_error"].shape == (200,) and (file["relative_error"] > 0).all()
+    with np.load(several / "held_out.npz") as file:
+        assert file["is_calibration"].sum() == 10
+        assert file["error_bars"].shape == file["measured"].shape
+    assert (several / "models" / "h_psi_ensemble.safetensors").exists()
+    run(workdir, "-o", several)  # again, without
+    assert not (several / "models" / "h_psi_ensemble.safetensors").exists()
+    assert "relative_error" not in np.load(several / "particles.npz").files
+    assert SMALL[SMALL.index("--ensemble") + 1] == "1"
