@@ -27,6 +27,7 @@ SAMPLINGS = ("kmeans", "random", "farthest")
 LOSSES = ("relative", "weighted")
 SCALES = ("none", "unit")
 PRECISIONS = ("float32", "bfloat16")
+MOST_FOUND = 8  # dimensions, by --dim auto
 
 
 def _require(condition: bool, message: str) -> None:
@@ -116,7 +117,7 @@ class DistanceNetConfig:
 class MetricMapConfig:
     """How f_xi is trained: d', the loss of Eq. 8 or Eq. 9, the network, the steps."""
 
-    dimension: int = 2
+    dimension: int | str = 2  # or "auto": as many as the motion needs
     loss: str = "relative"
     width: int = 128
     depth: int = 3
@@ -125,11 +126,17 @@ class MetricMapConfig:
     learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
-        _require(self.dimension >= 1, f"--dim must be at least 1; got {self.dimension}.")
+        found = self.dimension == "auto" or (type(self.dimension) is int and self.dimension >= 1)
+        _require(found, f"--dim must be auto, or at least 1; got {self.dimension}.")
         _require(
             self.loss in LOSSES,
             f"--loss must be one of {', '.join(LOSSES)}; got {self.loss!r}.",
         )
+
+    @property
+    def most_dimensions(self) -> int:
+        """d', or the most that --dim auto may find."""
+        return MOST_FOUND if isinstance(self.dimension, str) else self.dimension
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
+from importlib import metadata
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["INSTALL_LINE", "checks_available", "cross_check"]
+__all__ = ["INSTALL_LINE", "checks_version", "cross_check"]
 
 FloatArray = npt.NDArray[np.float64]
 
 INSTALL_LINE = "pip install 'cryodrgn_metric[dimension]'"
 
 
-def checks_available() -> bool:
-    """Whether scikit-dimension is installed."""
-    return importlib.util.find_spec("skdim") is not None
+def checks_version() -> str | None:
+    """The version of scikit-dimension, or None where it is not installed."""
+    try:
+        return metadata.version("scikit-dimension")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def cross_check(distances: FloatArray, neighbors: int) -> dict[str, float]:
@@ -40,7 +43,7 @@ def cross_check(distances: FloatArray, neighbors: int) -> dict[str, float]:
         | Manifold-adaptive dimension estimation (Farahmand et al., 2007),
           doi:10.1145/1273496.1273530
     """
-    if not checks_available():
+    if checks_version() is None:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it brings its own, of numba and of few points

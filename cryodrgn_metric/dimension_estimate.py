@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cryodrgn_metric.dimension_checks import INSTALL_LINE, checks_available
+from cryodrgn_metric.dimension_checks import INSTALL_LINE, checks_version
 
 __all__ = ["NO_MOTION", "DimensionEstimate", "words_about"]
 
@@ -60,7 +60,10 @@ class DimensionEstimate:
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> DimensionEstimate:
         """What `as_dict` gave, also after it was written as JSON."""
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in saved.items()
+        }
         return cls(**values)
 
 
@@ -104,8 +107,8 @@ def _closing(estimate: DimensionEstimate) -> Iterator[str]:
     if estimate.embedding_dimension > estimate.dimension:
         yield (
             f"Locally it has {_dimensions(estimate.dimension)}, but it closes on itself, as a "
-            f"full turn does, or bends as strongly: {estimate.embedding_dimension} are needed to embed "
-            "it without laying different volumes on each other."
+            f"full turn does, or bends as strongly: to embed it without laying different volumes "
+            f"on each other takes {estimate.embedding_dimension}."
         )
 
 
@@ -124,16 +127,23 @@ def _scale(estimate: DimensionEstimate, error: float | None) -> Iterator[str]:
             "There are too few landmarks for it: the nearest are further apart than a quarter of "
             "the median Delta, where L2 saturates. More --landmarks would help."
         )
-    answers = sorted(set(estimate.dimension_by_scale))
-    if len(answers) > 1:
-        by_scale = ", ".join(
-            f"{answer} at {scale:.3g}"
-            for scale, answer in zip(estimate.scales, estimate.dimension_by_scale, strict=True)
-        )
+    if len(set(estimate.dimension_by_scale)) > 1:
         yield (
-            f"The answer depends on the scale, in units of Delta: {by_scale}. At small scales "
-            "noise of the decoder fills all dimensions, at large ones L2 bends what is straight."
+            f"The answer depends on the scale, in units of Delta: {_by_scale(estimate)}. At small "
+            "scales noise of the decoder fills all dimensions, at large ones L2 bends what is "
+            "straight."
         )
+
+
+def _by_scale(estimate: DimensionEstimate) -> str:
+    """The answers from small scales to large ones, each with where it begins."""
+    steps: list[str] = []
+    last = None
+    for scale, answer in zip(estimate.scales, estimate.dimension_by_scale, strict=True):
+        if answer != last:
+            steps.append(f"{answer} from {scale:.3g} on")
+        last = answer
+    return ", ".join(steps)
 
 
 def _assumptions(estimate: DimensionEstimate, error: float | None) -> Iterator[str]:
@@ -144,7 +154,7 @@ def _assumptions(estimate: DimensionEstimate, error: float | None) -> Iterator[s
 
 
 def _checks(estimate: DimensionEstimate) -> Iterator[str]:
-    if not checks_available():
+    if checks_version() is None:
         yield f"For two further estimates: {INSTALL_LINE}"
     if not estimate.cross_checks or estimate.dimension == 0:
         return

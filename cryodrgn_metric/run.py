@@ -13,6 +13,7 @@ from cryodrgn_metric.artifacts import require_space, sha256_of
 from cryodrgn_metric.cache import StageCache
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.dimension import FEWEST_LANDMARKS
 from cryodrgn_metric.distances.choice import distance_of
 from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.streaming import VolumeStream
@@ -128,11 +129,16 @@ def _candidates(config: EmbedConfig, workdir: Workdir) -> np.ndarray:
     if candidates is not None:
         allowed = rows_of_particles(load_indices(candidates), workdir.particle_indices)
     pool = candidate_pool(allowed, len(workdir.latents))
-    most = min(config.landmarks.count, len(pool)) - 1
-    if config.metric_map.dimension > most:
+    count, dimension = min(config.landmarks.count, len(pool)), config.metric_map.dimension
+    if dimension == "auto" and count < FEWEST_LANDMARKS:
         raise ArgumentError(
-            f"--dim {config.metric_map.dimension} needs more landmarks than that; there are "
-            f"{most + 1}. Type --dim {most} or less, or raise --landmarks."
+            f"--dim auto needs at least {FEWEST_LANDMARKS} landmarks; there are {count}. Type "
+            "--dim 2, or raise --landmarks."
+        )
+    if config.metric_map.most_dimensions > count - 1:
+        raise ArgumentError(
+            f"--dim {dimension} needs more landmarks than that; there are {count}. Type --dim "
+            f"{count - 1} or less, or raise --landmarks."
         )
     return pool
 
@@ -204,13 +210,11 @@ def _needed_space_in_bytes(config: EmbedConfig, workdir: Workdir, candidates: in
     coefficients = count * 4 * (radius + 1) ** 2 * radius
     pairs = count**2 * (48 + 24)  # the matrices, and the blocks they are made from
     side = config.volumes.downsample or workdir.box_size
-    components = config.metric_map.dimension
+    components = config.metric_map.most_dimensions
     large = config.clusters.count + ALONG_PATH * components
     small = ALONG_PATH * (LARGEST_CLUSTERS - 1)
     volumes = 0 if config.clusters.skip_volumes else 4 * (large * side**3 + small * 8 * radius**3)
-    particles = len(workdir.latents) * (4 + 18 * config.metric_map.dimension)
-    particles += len(workdir.latents) * (
-        60 + 8 * config.metric_map.dimension
-    )  # particles.npz, overlay
+    # z' twice; particles.npz, overlay
+    particles = len(workdir.latents) * (4 + 18 * components + 60 + 8 * components)
     report = 0 if config.skip_report else 40_000_000  # the page, its figures, two notebooks
     return coefficients + pairs + volumes + particles + report + 3_000_000

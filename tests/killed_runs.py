@@ -20,6 +20,7 @@ STAGES = (
     "volumes",
     "distances",
     "h_psi",
+    "dimension",
     "f_xi",
     "transform",
     "fidelity",

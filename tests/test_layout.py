@@ -27,10 +27,12 @@ ORDER = """
     perceptron
     decoder, landmarks, clusters, view
     volumes, networks, targets
-    landmark_training, principal_axes
+    free_points, landmark_training, local_volume, principal_axes
     distances
     distance_net, metric_map
     contrast, density, hidden_rotation, reach
+    dimension_checks, embedded_landmarks
+    dimension_estimate
     dimension, local_geometry, paths, projections
     report
     overlay
