@@ -84,6 +84,7 @@ def estimate_dimension(run: Run, measured: Measured, net: DistanceNet) -> Dimens
         scikit_dimension=checks_version(),
     )
     if stage.is_sealed([file]):
+        logger.info("dimension: from an earlier run")
         run.reused.append("dimension")
         return _read_dimension(file)
     with run.watch.stage("dimension"):

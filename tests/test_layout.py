@@ -51,8 +51,8 @@ WITHIN = {
     "distances": "base < rotation, transport, atoms < streaming < choice",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing < content < results, scatter < landscape_section < fidelity_section,"
-    " rotation_section, motion_section, clusters_section, comparison_section, verdict"
-    " < gallery < page, execution < notebook < writing",
+    " dimension_section, rotation_section, motion_section, clusters_section, comparison_section,"
+    " verdict < gallery < page, execution < notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }
 

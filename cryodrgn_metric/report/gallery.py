@@ -10,6 +10,7 @@ import numpy.typing as npt
 from cryodrgn_metric.report.clusters_section import clusters_section
 from cryodrgn_metric.report.comparison_section import comparison_section
 from cryodrgn_metric.report.content import FileEntry, Report, Scatter
+from cryodrgn_metric.report.dimension_section import dimension_section
 from cryodrgn_metric.report.fidelity_section import fidelity_section
 from cryodrgn_metric.report.landscape_section import landscape_section
 from cryodrgn_metric.report.motion_section import motion_section
@@ -28,6 +29,7 @@ _PURPOSES = {
     "z_metric_umap.pkl": "UMAP of z', (N, 2)",
     "distances.npz": "measured distances and rotations among the landmarks",
     "fidelity.json": "the numbers of the first section",
+    "intrinsic_dimension.json": "how many dimensions the motion has",
     "report.json": "the other numbers of this page",
     "held_out.npz": "the test landmarks in every space",
     "particles.npz": "stretch, density correction, uncertainty and reach of every particle",
@@ -55,6 +57,7 @@ def report_of(
     sections = [
         fidelity_section(results),
         rotation_section(results),
+        dimension_section(results),
         landscape_section(results),
         motion_section(results),
         clusters_section(results),
@@ -84,11 +87,17 @@ def _facts(results: Results) -> dict[str, str]:
         "particles": f"{len(results.labels):,}",
         "landmarks": f"{len(results.landmarks['landmark_rows'])}, of which "
         f"{results.fidelity['test_landmarks']} held out",
-        "dimensions": f"{results.workdir.latents.shape[1]} of z, {results.dimension} of z'",
+        "dimensions": _dimensions(results),
         "volumes compared": f"box {box}, {apix:.3g} Å per voxel",
         "distance": f"{config['distances']['distance']}, lmax {parameters['lmax']}",
         "version": f"cryodrgn_metric {parameters['version']}",
     }
+
+
+def _dimensions(results: Results) -> str:
+    found = results.intrinsic["dimension"]
+    of_motion = "" if found is None else f", {found} of the motion"
+    return f"{results.workdir.latents.shape[1]} of z, {results.dimension} of z'{of_motion}"
 
 
 def _scatter(results: Results, covariates: Columns) -> Scatter:

@@ -13,7 +13,15 @@ DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 
 
 def results_of(
-    stress=0.1, error=0.01, share=0.01, score=0.5, delta=0.3, dimension=2, islands=2, outside=0.01
+    stress=0.1,
+    error=0.01,
+    share=0.01,
+    score=0.5,
+    delta=0.3,
+    dimension=2,
+    islands=2,
+    outside=0.01,
+    motion=1,
 ):
     """What the verdict reads of a run's results, with these numbers in it."""
     spreads = 5.0 ** -np.arange(dimension)
@@ -33,6 +41,7 @@ def results_of(
         },
         dimension=dimension,
         relative_distance=delta,
+        intrinsic={"dimension": motion, "interval": [1, 2]},
         densest=np.arange(-1, islands),
         components=(None, spreads**2 / (spreads**2).sum()),
     )
