@@ -15,9 +15,7 @@ form) at the true latents, and what it doesn't explain of the volumes is the onl
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +36,7 @@ STEPS, IMAGES, PIXELS = 4000, 48, 48  # of a step: so many projections, so many 
 MATRIX_RATE, OTHER_RATE = 0.05, 5e-3
 LANDMARKS = 250  # of the distances that are kept
 SWING_IN_DEGREES = 45.0
-TURN_IN_DEGREES = 15.0  # the most that the poses are off, about each axis
+TURN_IN_DEGREES = 12.0  # the most that the poses are off, about each axis
 
 # name: the dimension of the motion, how many dimensions embed it
 CASES = {"hinge": (1, 1), "two_hinges": (2, 2), "circle": (1, 2), "rigid": (0, 0)}
@@ -55,9 +53,9 @@ def _ellipsoid(count, semi_axes, centre, rng):
 
 
 _RNG = np.random.default_rng(11)
-_BODY = _ellipsoid(40, (4.0, 3.0, 2.5), (0.0, -1.5, 0.0), _RNG)
-_ARM = _ellipsoid(18, (1.2, 2.6, 1.2), (0.0, 2.8, 0.0), _RNG)  # points up from its hinge
-_DOMAIN = _ellipsoid(18, (2.6, 1.2, 1.2), (2.6, 1.2, 0.0), _RNG)  # to one side of the axis y
+_BODY = _ellipsoid(26, (4.0, 2.6, 2.2), (0.0, -2.0, 0.0), _RNG)
+_ARM = _ellipsoid(26, (1.3, 2.9, 1.3), (0.0, 3.0, 0.0), _RNG)  # points up from its hinge
+_DOMAIN = _ellipsoid(18, (2.6, 1.2, 1.4), (2.6, 1.2, 0.0), _RNG)  # to one side of the axis y
 _HINGES = np.array([[-2.5, 0.8, 0.5], [2.5, 0.8, -0.5]])
 _AXES = np.array([[1.0, 0.0, 0.3], [1.0, 0.0, -0.3]])
 _TOP = np.array([0.0, 2.5, 0.0])
@@ -73,7 +71,7 @@ def atoms(case, motion):
     if case == "circle":
         turns = Rotation.from_rotvec(np.pi * motion[:, :1] * [0.0, 1.0, 0.0]).as_matrix()
         parts.append(np.einsum("nij,aj->nai", turns, _DOMAIN) + _TOP)
-    for number in range(2 if case != "circle" else 0):
+    for number in range({"hinge": 1, "two_hinges": 2, "circle": 0, "rigid": 2}[case]):
         moves = number < motion.shape[1]
         angle = np.deg2rad(SWING_IN_DEGREES) * (motion[:, [number]] if moves else 0.0)
         axis = _AXES[number] / np.linalg.norm(_AXES[number])
@@ -265,23 +263,10 @@ def explained(case, folder, count=64, seed=0):
 
     Decoded by cryoDRGN itself; V is the analytic density.
     """
-    from cryodrgn import models
-    from cryodrgn.lattice import Lattice
-
-    folder = Path(folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    state = torch.load(folder / f"weights.{EPOCH}.pkl", weights_only=True)["model_state_dict"]
-    model = models.get_decoder(
-        3 + ZDIM, BOX + 1, 2, 128, "fourier", "gaussian", None, torch.nn.ReLU, 0.5
-    )
-    model.load_state_dict(state)
-    model.eval()
-    lattice = Lattice(BOX + 1, extent=0.5)
     particles = draw(case, count, [seed, 2])
     left = total = 0.0
-    norm = config["dataset_args"]["norm"]
-    for coords, z in zip(turned_atoms(case, particles), particles.latents, strict=True):
-        found = model.eval_volume(lattice.coords, lattice.D, 0.5, norm, z).numpy()
+    decoded = _decoded(folder, particles.latents)
+    for found, coords in zip(decoded, turned_atoms(case, particles), strict=True):
         wanted = density(coords)
         wanted -= wanted.mean()
         left += ((found - found.mean() - wanted) ** 2).sum()
@@ -289,34 +274,55 @@ def explained(case, folder, count=64, seed=0):
     return 1 - left / total
 
 
-# -- what the command measures of it
+def _decoded(folder, latents):
+    """Volumes of a workdir, by cryoDRGN itself."""
+    from cryodrgn import models
+    from cryodrgn.lattice import Lattice
+
+    norm = yaml.safe_load(Path(folder, "config.yaml").read_text())["dataset_args"]["norm"]
+    saved = torch.load(Path(folder, f"weights.{EPOCH}.pkl"), weights_only=True)
+    lattice = Lattice(BOX + 1, extent=0.5)
+    model = models.get_decoder(
+        3 + ZDIM, BOX + 1, 2, 128, "fourier", "gaussian", None, torch.nn.ReLU, 0.5
+    )
+    model.load_state_dict(saved["model_state_dict"])
+    model.eval()
+    for z in latents:
+        yield model.eval_volume(lattice.coords, lattice.D, 0.5, norm, z).numpy()
 
 
-def measure(folder, landmarks=LANDMARKS):
-    """Embed a workdir by the real command, and keep its distances in the workdir.
+# -- what is measured of it
+
+
+def measure(folder):
+    """Compare landmarks of a workdir, and keep their distances in it.
 
     distances.npz: rows of the landmarks, the upper triangle of Delta, the volumes' RMS norm, and
     h_psi's median error on held-out pairs.
     """
-    from cryodrgn_metric import command
+    import cryodrgn_metric as cm
+    from cryodrgn_metric.config import LandmarkConfig
+    from cryodrgn_metric.landmarks import choose_landmarks
+    from cryodrgn_metric.so3.conventions import spherical_window
 
-    parser = argparse.ArgumentParser()
-    command.add_args(parser)
-    options = ["--landmarks", str(landmarks), "--threads", "1", "--device", "cpu"]
-    with tempfile.TemporaryDirectory() as out:
-        words = [str(folder), "-o", out, *options, "--skip-report", "--skip-vol", "--skip-umap"]
-        command.main(parser.parse_args(words))
-        with np.load(Path(out, "distances.npz")) as found:
-            rows, distances = found["landmark_rows"], found["distances"]
-        with np.load(Path(out, "held_out.npz")) as found:
-            missed = np.abs(found["predicted"] - found["measured"])
-        norm = json.loads(Path(out, "fidelity.json").read_text())["rms_volume_norm"]
+    latents = cm.open_workdir(str(folder), -1).latents
+    marks = choose_landmarks(latents, LandmarkConfig(LANDMARKS), seed=0)
+    z = latents[marks.indices]
+    volumes = np.stack([*_decoded(folder, z)])
+    distances = cm.pairwise_distances(volumes).distances
+    net = cm.DistanceNet(device="cpu", progress=False)
+    net.fit(z, distances, train=marks.train, validation=marks.validation)
+    test = marks.test
+    missed = np.abs(net.predict_matrix(z[test]) - distances[np.ix_(test, test)])
+    window = spherical_window(BOX, 0.85).numpy()
+    means = (window * volumes).sum((1, 2, 3), keepdims=True) / window.sum()
+    norms = np.linalg.norm((window * (volumes - means)).reshape(len(z), -1), axis=1)
     np.savez_compressed(
         Path(folder, "distances.npz"),
-        rows=rows.astype(np.int32),
-        upper=distances[np.triu_indices(len(rows), 1)].astype(np.float32),
-        norm=norm,
-        error=np.median(missed[np.triu_indices(len(missed), 1)]),
+        rows=marks.indices.astype(np.int32),
+        upper=distances[np.triu_indices(len(z), 1)].astype(np.float32),
+        norm=np.sqrt((norms**2).mean()),
+        error=np.median(missed[np.triu_indices(len(test), 1)]),
     )
 
 
