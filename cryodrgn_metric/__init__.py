@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cryodrgn_metric.dimension import intrinsic_dimension
+    from cryodrgn_metric.dimension_estimate import DimensionEstimate
     from cryodrgn_metric.distance_ensemble import DistanceEnsemble
     from cryodrgn_metric.distance_net import DistanceNet
     from cryodrgn_metric.distances.base import Alignment, PairwiseDistances
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Alignment",
     "ArgumentError",
+    "DimensionEstimate",
     "DistanceEnsemble",
     "DistanceNet",
     "FolderBusyError",
@@ -45,6 +48,7 @@ __all__ = [
     "WorkdirError",
     "__version__",
     "align",
+    "intrinsic_dimension",
     "open_workdir",
     "pairwise_distances",
     "rotate",
@@ -54,6 +58,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 _NAMES_BY_MODULE = {
+    "dimension": ("intrinsic_dimension",),
+    "dimension_estimate": ("DimensionEstimate",),
     "distance_ensemble": ("DistanceEnsemble",),
     "distance_net": ("DistanceNet",),
     "distances.base": ("Alignment", "PairwiseDistances"),

@@ -171,9 +171,11 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--dim",
-        type=int,
+        type=_dimension,
+        metavar="{N,auto}",
         default=MetricMapConfig.dimension,
-        help=f"Dimension of the learned space (default: {DIMENSION}; with --map flow that of z)",
+        help="Dimension of the learned space; auto: as many as the motion takes to be embedded\n"
+        f"(default: {DIMENSION}; with --map flow that of z)",
     )
     group.add_argument(
         "--loss",
@@ -261,6 +263,10 @@ def _add_output_args(group: argparse._ArgumentGroup) -> None:
 def device(text: str) -> str:
     """A torch device as typed: a number is a CUDA device, as for `cryodrgn analyze`."""
     return f"cuda:{text}" if text.isdecimal() else text
+
+
+def _dimension(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _thread_count(text: str) -> int:

@@ -32,6 +32,7 @@ DIMENSION = 2  # d', where it is not given; a flow's is that of z
 SCALES = ("none", "unit")
 RIGID_MOTIONS = ("so3", "se3")
 PRECISIONS = ("float32", "bfloat16")
+MOST_FOUND = 8  # dimensions, by --dim auto
 
 
 def _require(condition: bool, message: str) -> None:
@@ -159,7 +160,8 @@ class EnsembleConfig:
 class MetricMapConfig:
     """How f_xi is trained: d', the loss of Eq. 8 or Eq. 9, the network, the steps."""
 
-    dimension: int | None = None  # None: 2, or that of z for a flow
+    # None: 2, or that of z for a flow; "auto": as many as the motion needs
+    dimension: int | str | None = None
     loss: str = "relative"
     width: int = 128
     depth: int = 3
@@ -170,10 +172,9 @@ class MetricMapConfig:
     amortized: bool = True  # on h_psi of all particles; else on the measured pairs of landmarks
 
     def __post_init__(self) -> None:
-        dimension = self.dimension
-        _require(
-            dimension is None or dimension >= 1, f"--dim must be at least 1; got {dimension}."
-        )
+        found = self.dimension in (None, "auto")
+        found = found or (type(self.dimension) is int and self.dimension >= 1)
+        _require(found, f"--dim must be auto, or at least 1; got {self.dimension}.")
         _require(
             self.loss in LOSSES,
             f"--loss must be one of {', '.join(LOSSES)}; got {self.loss!r}.",
@@ -186,10 +187,10 @@ class MetricMapConfig:
         return replace(self, dimension=default if self.dimension is None else self.dimension)
 
     @property
-    def components(self) -> int:
-        """d', known since `for_latents`."""
+    def most_dimensions(self) -> int:
+        """d', or the most that --dim auto may find; known since `for_latents`."""
         assert self.dimension is not None
-        return self.dimension
+        return MOST_FOUND if isinstance(self.dimension, str) else self.dimension
 
 
 @dataclass(frozen=True)

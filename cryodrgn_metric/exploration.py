@@ -20,7 +20,7 @@ from cryodrgn_metric.error_bars import judge_error_bars, relative_error_bars
 from cryodrgn_metric.hidden_rotation import pose_drift, rotation_share, unambiguous
 from cryodrgn_metric.invertibility import invertibility_of
 from cryodrgn_metric.local_geometry import local_geometry
-from cryodrgn_metric.measurement import Measured
+from cryodrgn_metric.measurement import Measured, typical_norm
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.reach import landmark_reach
 from cryodrgn_metric.reference_maps import lowest_stress
@@ -77,7 +77,7 @@ def judge_spaces(
         "free_points": lowest,
         "test_landmarks": len(test),
         "median_distance": fidelity.median_distance(truth),
-        "rms_volume_norm": _typical_norm(run, measured),
+        "rms_volume_norm": typical_norm(run, measured),
     }
     artifacts.save_npz(run.folder.held_out, **spaces, measured=truth, predicted=predicted, **more)
     logger.info(
@@ -128,7 +128,7 @@ def read_rotations(run: Run, measured: Measured) -> dict[str, Any]:
     angles = torch.rad2deg(rotation_angle(torch.from_numpy(pairs.rotations[upper]).double()))
     medoid = measured.medoid
     clear = unambiguous(
-        pairs.second_peak_gaps[:, medoid], pairs.distances[:, medoid], _typical_norm(run, measured)
+        pairs.second_peak_gaps[:, medoid], pairs.distances[:, medoid], typical_norm(run, measured)
     )
     # small systems of equations: threads would mostly wait for each other
     with run.watch.stage("pose drift"), limited_to(1):
@@ -141,16 +141,6 @@ def read_rotations(run: Run, measured: Measured) -> dict[str, Any]:
         },
         "contrast": _contrast(run, measured),
     }
-
-
-def _typical_norm(run: Run, measured: Measured) -> float:
-    """RMS norm of the volumes, in units of Delta; --scale unit has made it 1.
-
-    That of transport is the radius of gyration, in Å.
-    """
-    if run.config.distances.scale == "unit":
-        return 1.0
-    return float(np.sqrt(np.mean(measured.volume_norms**2)))
 
 
 def _contrast(run: Run, measured: Measured) -> dict[str, float] | None:

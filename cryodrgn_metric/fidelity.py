@@ -18,6 +18,7 @@ __all__ = [
     "intervals_of",
     "median_distance",
     "subsampling_interval",
+    "subsamples",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -174,9 +175,9 @@ def subsampling_interval(
             "expected count >= 3, repeats >= 1 and 0 < coverage < 1; "
             f"got {count}, {repeats}, {coverage}."
         )
-    subsamples = _subsamples(count, seed, repeats)
-    values = [statistic(rows) for rows in subsamples]
-    shrinkage = np.sqrt(len(subsamples[0]) / count)
+    drawn = subsamples(count, seed, repeats)
+    values = [statistic(rows) for rows in drawn]
+    shrinkage = np.sqrt(len(drawn[0]) / count)
     return _interval(statistic(np.arange(count)), values, shrinkage, coverage)
 
 
@@ -208,12 +209,12 @@ def intervals_of(
         True
     """
     measured = _checked_square(distances)
-    subsamples = _subsamples(len(measured), seed, REPEATS)
-    shrinkage = np.sqrt(len(subsamples[0]) / len(measured))
+    drawn = subsamples(len(measured), seed, REPEATS)
+    shrinkage = np.sqrt(len(drawn[0]) / len(measured))
 
     def intervals(points: FloatArray) -> dict[str, Interval]:
         full = fidelity_of(points, measured)
-        found = [fidelity_of(points[rows], measured[np.ix_(rows, rows)]) for rows in subsamples]
+        found = [fidelity_of(points[rows], measured[np.ix_(rows, rows)]) for rows in drawn]
         return {
             name: _interval(full[name], [each[name] for each in found], shrinkage, COVERAGE)
             for name in MEASURES
@@ -222,7 +223,17 @@ def intervals_of(
     return {space: intervals(points) for space, points in spaces.items()}
 
 
-def _subsamples(count: int, seed: int, repeats: int) -> list[IntArray]:
+def subsamples(count: int, seed: int, repeats: int) -> list[IntArray]:
+    """Draws 0.63 of the landmarks, without replacement, several times.
+
+    Arguments:
+        count: The number of landmarks.
+        seed: The seed of the draws.
+        repeats: How many draws.
+
+    Returns:
+        Sorted positions of landmarks, at least 3 each.
+    """
     size = max(3, round(SUBSAMPLE_FRACTION * count))
     rng = np.random.default_rng(seed)
     return [np.sort(rng.permutation(count)[:size]) for _ in range(repeats)]

@@ -1,7 +1,8 @@
-"""The networks of a run, each kept once it is trained: h_psi (Eq. 7) and f_xi (Eq. 8 or 9)."""
+"""What a run learns, each kept once it is: h_psi (Eq. 7), the dimension, f_xi (Eq. 8 or 9)."""
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import asdict
 from importlib import metadata
@@ -11,13 +12,24 @@ import numpy as np
 
 from cryodrgn_metric import artifacts, fidelity
 from cryodrgn_metric.cache import Stage
+from cryodrgn_metric.dimension import FEWEST_LANDMARKS, intrinsic_dimension
+from cryodrgn_metric.dimension_checks import checks_version
+from cryodrgn_metric.dimension_estimate import DimensionEstimate
 from cryodrgn_metric.distance_ensemble import DistanceEnsemble
 from cryodrgn_metric.distance_net import DistanceNet
-from cryodrgn_metric.measurement import Measured
+from cryodrgn_metric.errors import VolumeError
+from cryodrgn_metric.measurement import Measured, typical_norm
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.run import Run
+from cryodrgn_metric.threads import limited_to, one_thread
 
-__all__ = ["learn_distance", "learn_error_bars", "learn_map", "transform"]
+__all__ = [
+    "estimate_dimension",
+    "learn_distance",
+    "learn_error_bars",
+    "learn_map",
+    "transform",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -108,25 +120,98 @@ def _digests_of_h_psi(run: Run) -> list[str]:
     return [artifacts.sha256_of(path) for path in run.folder.model_files("h_psi")]
 
 
-def learn_map(run: Run, measured: Measured, net: DistanceNet) -> MetricMap:
+def estimate_dimension(run: Run, measured: Measured, net: DistanceNet) -> DimensionEstimate | None:
+    """How many dimensions the motion of the landmarks has, as intrinsic_dimension.json.
+
+    Arguments:
+        run: What all stages share.
+        measured: The landmarks and Delta among them.
+        net: h_psi, whose error on test landmarks is the noise below which nothing is believed.
+
+    Returns:
+        None where there are too few landmarks to tell.
+
+    Raises:
+        VolumeError: There are too few for --dim auto, as some could not be compared.
+    """
+    file = run.folder.intrinsic_dimension
+    stage = run.cache.stage(
+        "dimension",
+        made_from=_distance_net_stage(run, measured).key,
+        h_psi=_digests_of_h_psi(run),
+        seed=run.config.seed,
+        scale=run.config.distances.scale,
+        scikit_dimension=checks_version(),
+    )
+    if stage.is_sealed([file]):
+        logger.info("dimension: from an earlier run")
+        run.reused.append("dimension")
+        return _read_dimension(file)
+    with run.watch.stage("dimension"):
+        estimate = _estimated(run, measured, net)
+        reason = f"{len(measured.latents)} landmarks are too few: {FEWEST_LANDMARKS} are needed."
+        unknown = {"dimension": None, "words": [reason]}
+        artifacts.save_json(file, unknown if estimate is None else estimate.as_dict())
+    stage.seal([file])
+    stage.forget_others()
+    return estimate
+
+
+def _estimated(run: Run, measured: Measured, net: DistanceNet) -> DimensionEstimate | None:
+    if len(measured.latents) < FEWEST_LANDMARKS:
+        if run.config.metric_map.dimension == "auto":
+            raise VolumeError(f"--dim auto needs {FEWEST_LANDMARKS} landmarks; too few are left.")
+        return None
+    test = measured.landmarks.test
+    missed = net.predict_matrix(measured.latents[test])
+    missed = missed - measured.pairs.distances[np.ix_(test, test)]
+    with one_thread(), limited_to(1):  # many small systems: threads would wait for each other
+        estimate = intrinsic_dimension(
+            measured.latents,
+            measured.pairs.distances,
+            seed=run.config.seed,
+            norm=typical_norm(run, measured),
+            error=fidelity.median_distance(np.abs(missed)),
+        )
+    for sentence in estimate.words:
+        logger.info("%s", sentence)
+    return estimate
+
+
+def _read_dimension(file: Path) -> DimensionEstimate | None:
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    return None if saved["dimension"] is None else DimensionEstimate.from_dict(saved)
+
+
+def learn_map(
+    run: Run, measured: Measured, net: DistanceNet, estimate: DimensionEstimate | None
+) -> MetricMap:
     """f_xi from random pairs of all particles; with --no-amortization, from measured pairs.
 
     Arguments:
         run: What all stages share.
         measured: The landmarks and Delta among them.
         net: h_psi.
+        estimate: Of the dimension, which --dim auto takes: enough to embed it, at least 1.
     """
-    stage = run.cache.stage("f_xi", **_made_from(run, measured))
+    dimension = run.config.metric_map.dimension
+    if isinstance(dimension, str):
+        assert estimate is not None  # or the run was refused
+        dimension = max(1, estimate.embedding_dimension)
+        if run.config.metric_map.map == "flow":  # it has no more than z has
+            dimension = min(dimension, run.workdir.latents.shape[1])
+        logger.info("--dim auto: %d", dimension)
+    stage = run.cache.stage("f_xi", **_made_from(run, measured), dimension=dimension)
     files = run.folder.model_files("f_xi")
     if stage.is_sealed(files):
         _tell_reuse(run, "f_xi", stage)
         return MetricMap.load(run.folder.models, run.device)
     rows = measured.landmarks.train
     delta = measured.pairs.distances[np.ix_(rows, rows)]
-    options = asdict(run.config.metric_map)
+    options = asdict(run.config.metric_map) | {"n_components": dimension}
     amortized = options.pop("amortized")
+    del options["dimension"]
     metric_map = MetricMap(
-        n_components=options.pop("dimension"),
         **options,
         epsilon=EPSILON * fidelity.median_distance(delta) or None,  # all alike: it chooses its own
         seed=run.config.seed,

@@ -26,7 +26,7 @@ from cryodrgn_metric.run import Run
 from cryodrgn_metric.so3.conventions import mirrored, mirrored_vectors
 from cryodrgn_metric.threads import one_thread
 
-__all__ = ["Measured", "decoding_of", "measure_distances", "pick_landmarks"]
+__all__ = ["Measured", "decoding_of", "measure_distances", "pick_landmarks", "typical_norm"]
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,20 @@ def measure_distances(
     return measured
 
 
+def typical_norm(run: Run, measured: Measured) -> float:
+    """RMS norm of the volumes, in units of Delta; --scale unit has made it 1.
+
+    That of transport is the radius of gyration, in Å.
+
+    Arguments:
+        run: What all stages share.
+        measured: The landmarks' norms.
+    """
+    if run.config.distances.scale == "unit":
+        return 1.0
+    return float(np.sqrt(np.mean(measured.volume_norms**2)))
+
+
 def _decode(run: Run, landmarks: Landmarks, ends: Sequence[int]) -> tuple[torch.Tensor, str]:
     """The coefficients of every landmark's volume, and a key of all of them.
 
@@ -232,8 +246,8 @@ def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> Non
             f"{text} More than {100 * MOST_UNUSABLE:.0f} % means that the decoder in "
             f"{run.workdir.weights_path} is not trained, or diverged. Choose another epoch."
         )
-    if run.config.metric_map.components > len(landmarks) - len(bad) - 1:
-        raise VolumeError(f"{text} Too few are left for --dim {run.config.metric_map.components}.")
+    if run.config.metric_map.most_dimensions > len(landmarks) - len(bad) - 1:
+        raise VolumeError(f"{text} Too few are left for --dim {run.config.metric_map.dimension}.")
     logger.warning("%s They are left out.", text)
 
 

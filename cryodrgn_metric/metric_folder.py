@@ -174,6 +174,11 @@ class MetricFolder:
         return self.path / "fidelity.json"
 
     @property
+    def intrinsic_dimension(self) -> Path:
+        """How many dimensions the motion has, and what that was read from."""
+        return self.path / "intrinsic_dimension.json"
+
+    @property
     def summary(self) -> Path:
         """The numbers behind the report, other than those of fidelity.json."""
         return self.path / "report.json"

@@ -35,7 +35,13 @@ from cryodrgn_metric.exploration import (
 from cryodrgn_metric.folder_lock import locked
 from cryodrgn_metric.frame import Frame, write_representatives
 from cryodrgn_metric.hidden_rotation import striking_pairs
-from cryodrgn_metric.learning import learn_distance, learn_error_bars, learn_map, transform
+from cryodrgn_metric.learning import (
+    estimate_dimension,
+    learn_distance,
+    learn_error_bars,
+    learn_map,
+    transform,
+)
 from cryodrgn_metric.measurement import Measured, measure_distances, pick_landmarks
 from cryodrgn_metric.metric_folder import remove_other_clusters, volumes_in
 from cryodrgn_metric.metric_map import MetricMap
@@ -84,7 +90,8 @@ def embed(config: EmbedConfig) -> Path:
             measured = _measure(run)
             net = learn_distance(run, measured)
             ensemble = learn_error_bars(run, measured, net)
-            metric_map = learn_map(run, measured, net)
+            estimate = estimate_dimension(run, measured, net)
+            metric_map = learn_map(run, measured, net, estimate)
             z_metric = transform(run, metric_map)
             judge_spaces(run, measured, net, ensemble, z_metric)
             clusters = _cluster(run, z_metric, measured)

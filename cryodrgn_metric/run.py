@@ -13,6 +13,7 @@ from cryodrgn_metric.artifacts import require_space, sha256_of
 from cryodrgn_metric.cache import StageCache
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.dimension import FEWEST_LANDMARKS
 from cryodrgn_metric.distances.base import VolumeDistance
 from cryodrgn_metric.distances.choice import distance_of
 from cryodrgn_metric.distances.streaming import VolumeStream
@@ -131,7 +132,9 @@ def _with_dimension(config: EmbedConfig, workdir: Workdir) -> EmbedConfig:
     columns = workdir.latents.shape[1]
     metric_map = config.metric_map.for_latents(columns)
     if metric_map.map == "flow":
-        require_flow(columns, metric_map.components)
+        # of what --dim auto finds, a flow keeps as much as there is
+        asked = metric_map.dimension
+        require_flow(columns, asked if isinstance(asked, int) else columns)
     return replace(config, metric_map=metric_map)
 
 
@@ -141,11 +144,16 @@ def _candidates(config: EmbedConfig, workdir: Workdir) -> np.ndarray:
     if candidates is not None:
         allowed = rows_of_particles(load_indices(candidates), workdir.particle_indices)
     pool = candidate_pool(allowed, len(workdir.latents))
-    most = min(config.landmarks.count, len(pool)) - 1
-    if config.metric_map.components > most:
+    count, dimension = min(config.landmarks.count, len(pool)), config.metric_map.dimension
+    if dimension == "auto" and count < FEWEST_LANDMARKS:
         raise ArgumentError(
-            f"--dim {config.metric_map.components} needs more landmarks than that; there are "
-            f"{most + 1}. Type --dim {most} or less, or raise --landmarks."
+            f"--dim auto needs at least {FEWEST_LANDMARKS} landmarks; there are {count}. Type "
+            "--dim 2, or raise --landmarks."
+        )
+    if config.metric_map.most_dimensions > count - 1:
+        raise ArgumentError(
+            f"--dim {dimension} needs more landmarks than that; there are {count}. Type --dim "
+            f"{count - 1} or less, or raise --landmarks."
         )
     return pool
 
@@ -219,14 +227,12 @@ def _needed_space_in_bytes(config: EmbedConfig, workdir: Workdir, candidates: in
     coefficients = count * 4 * (radius + 1) ** 2 * radius
     pairs = count**2 * (48 + 24)  # the matrices, and the blocks they are made from
     side = config.volumes.downsample or workdir.box_size
-    components = config.metric_map.components
+    components = config.metric_map.most_dimensions
     lines = 2 if config.metric_map.map == "flow" else 1  # on the data, and straight
     large = config.clusters.count + lines * ALONG_PATH * components
     small = ALONG_PATH * (LARGEST_CLUSTERS - 1)
     volumes = 0 if config.clusters.skip_volumes else 4 * (large * side**3 + small * 8 * radius**3)
-    particles = len(workdir.latents) * (4 + 18 * config.metric_map.components)
-    particles += len(workdir.latents) * (
-        60 + 8 * config.metric_map.components
-    )  # particles.npz, overlay
+    # z' twice; particles.npz, overlay
+    particles = len(workdir.latents) * (4 + 18 * components + 60 + 8 * components)
     report = 0 if config.skip_report else 40_000_000  # the page, its figures, two notebooks
     return coefficients + pairs + volumes + particles + report + 3_000_000

@@ -21,6 +21,7 @@ STAGES = (
     "distances",
     "h_psi",
     "error bars",
+    "dimension",
     "f_xi",
     "transform",
     "fidelity",

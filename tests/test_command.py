@@ -92,6 +92,11 @@ class TestConfig:
         for action in parser._actions:
             assert action.help, f"{action.dest} has no help"
 
+    def test_the_dimension_may_be_auto(self):
+        config = command.embed_config(parse("w", "--dim", "auto")).metric_map
+        assert config == MetricMapConfig(dimension="auto")
+        assert config.most_dimensions == 8
+
     def test_a_device_may_be_a_number_as_for_analyze(self):
         assert parse("w", "--device", "1").device == "cuda:1"
         assert parse("w", "--device", "cuda").device == "cuda"
@@ -104,7 +109,7 @@ class TestConfig:
             "w --loss none",
             "w --distance l2",
             "w --threads 0",
-            "w --dim auto",
+            "w --dim some",
             "w --flow",
             "w --precision half",
             "w --rigid so2",

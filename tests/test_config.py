@@ -31,7 +31,7 @@ def saved(config):
             skip_report=True,
             landmarks=LandmarkConfig(60, "random", "i.pkl"),
             volumes=VolumeConfig(downsample=32, low_pass_in_angstroms=8.5, flip=True),
-            metric_map=MetricMapConfig(dimension=3, loss="weighted"),
+            metric_map=MetricMapConfig(dimension="auto", loss="weighted"),
             clusters=ClusterConfig(5, skip_volumes=True),
         ),
     ],
@@ -47,6 +47,7 @@ def test_a_saved_config_is_read_back(config):
         lambda config: config["volumes"].update(of_a_later_version=1),
         lambda config: config.update(of_a_later_version=1),
         lambda config: config["metric_map"].update(dimension=0),
+        lambda config: config["metric_map"].update(dimension="some"),
     ],
 )
 def test_another_versions_config_is_refused(change):

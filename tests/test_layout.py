@@ -27,13 +27,15 @@ ORDER = """
     perceptron
     decoder, landmarks, clusters, view
     volumes, networks, targets
-    landmark_training, principal_axes
+    free_points, landmark_training, local_volume, principal_axes
     flow
     distances
     distance_net, metric_map
     distance_ensemble
     acquisition, error_bars
     contrast, density, hidden_rotation, reach, reference_maps
+    dimension_checks, embedded_landmarks
+    dimension_estimate
     dimension, invertibility, local_geometry, paths, projections
     report
     overlay
@@ -55,7 +57,7 @@ WITHIN = {
     "se3": "motions < points < refine < search",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing, wording < content < results, scatter < landscape_section, uncertainty"
-    " < fidelity_section, rotation_section, motion_section, clusters_section,"
+    " < fidelity_section, dimension_section, rotation_section, motion_section, clusters_section,"
     " comparison_section, verdict < gallery < page, inline, execution < notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }

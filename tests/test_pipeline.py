@@ -57,6 +57,7 @@ def test_every_promised_file_is_there_and_nothing_else(folder):
         "distances.npz",
         "fidelity.json",
         "held_out.npz",
+        "intrinsic_dimension.json",
         "particles.npz",
         "report.json",
         "striking_pairs.npz",

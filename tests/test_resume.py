@@ -352,6 +352,26 @@ def test_other_parameters_reuse_only_what_does_not_depend_on_them(
         assert results(folder) == results(fresh)
 
 
+def test_dim_auto_takes_the_dimension_that_was_found_before(
+    workdir, undisturbed, tmp_path, caplog
+):
+    """It is estimated in every run, and again only where the landmarks' distances are others."""
+    folder = tmp_path / "auto"
+    shutil.copytree(undisturbed, folder)
+    found = (folder / "intrinsic_dimension.json").read_bytes()
+    heard(caplog)
+    config = small_config(workdir, folder)
+    embed_here(replace(config, metric_map=replace(config.metric_map, dimension="auto")))
+    assert reused(caplog.text) == {"batches", "pairs", "h_psi"}
+    assert "dimension: from an earlier run" in caplog.text
+    assert (folder / "intrinsic_dimension.json").read_bytes() == found
+    width = load_pickle(folder / "z_metric.pkl").shape[1]
+    assert width == max(1, json.loads(found)["embedding_dimension"])
+    caplog.clear()
+    embed_here(small_config(workdir, folder, "--seed", "1"))
+    assert "dimension: from an earlier run" not in caplog.text
+
+
 def reused(log):
     said = {
         "batches": r"\d+ batches from an earlier run",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cryodrgn_metric.report.clusters_section import clusters_section
 from cryodrgn_metric.report.comparison_section import comparison_section
 from cryodrgn_metric.report.content import FileEntry, Report, Scatter
+from cryodrgn_metric.report.dimension_section import dimension_section
 from cryodrgn_metric.report.fidelity_section import fidelity_section
 from cryodrgn_metric.report.landscape_section import landscape_section
 from cryodrgn_metric.report.motion_section import motion_section
@@ -29,6 +30,7 @@ _PURPOSES = {
     "z_metric_umap.pkl": "UMAP of z', (N, 2)",
     "distances.npz": "measured distances and rotations among the landmarks",
     "fidelity.json": "the numbers of the first section",
+    "intrinsic_dimension.json": "how many dimensions the motion has",
     "report.json": "the other numbers of this page",
     "held_out.npz": "the test landmarks in every space",
     "particles.npz": "stretch, density, uncertainty, error bar and reach of every particle",
@@ -56,6 +58,7 @@ def report_of(
     sections = [
         fidelity_section(results),
         rotation_section(results),
+        dimension_section(results),
         landscape_section(results),
         motion_section(results),
         clusters_section(results),
@@ -85,7 +88,7 @@ def _facts(results: Results) -> dict[str, str]:
         "particles": f"{len(results.labels):,}",
         "landmarks": f"{len(results.landmarks['landmark_rows'])}, of which "
         f"{results.fidelity['test_landmarks']} held out",
-        "dimensions": f"{results.workdir.latents.shape[1]} of z, {results.dimension} of z'",
+        "dimensions": _dimensions(results),
         "volumes compared": f"box {box}, {apix:.3g} Å per voxel",
         "distance": _distance(parameters, config["distances"]["distance"]),
         "version": f"cryodrgn_metric {parameters['version']}",
@@ -96,6 +99,12 @@ def _distance(parameters: dict[str, Any], name: str) -> str:
     contour = parameters.get("contour")
     above = "" if contour is None else f", of density above {contour:.3g}"
     return f"{name}, lmax {parameters['lmax']}{above}"
+
+
+def _dimensions(results: Results) -> str:
+    found = results.intrinsic["dimension"]
+    of_motion = "" if found is None else f", {found} of the motion"
+    return f"{results.workdir.latents.shape[1]} of z, {results.dimension} of z'{of_motion}"
 
 
 def _scatter(results: Results, covariates: Columns) -> Scatter:

@@ -67,6 +67,7 @@ class Results:
         parameters: metric_embed.yaml.
         fidelity: fidelity.json.
         summary: report.json.
+        intrinsic: intrinsic_dimension.json.
         z_metric: (N, d') float32.
         view: (N, 2), umap.pkl of the overlay.
         umap: (N, 2), UMAP of z'; None where it was skipped.
@@ -84,6 +85,7 @@ class Results:
     parameters: dict[str, Any] = field(repr=False)
     fidelity: dict[str, Any] = field(repr=False)
     summary: dict[str, Any] = field(repr=False)
+    intrinsic: dict[str, Any] = field(repr=False)
     z_metric: npt.NDArray[np.float32] = field(repr=False)
     view: npt.NDArray[np.float32] = field(repr=False)
     umap: npt.NDArray[np.float32] | None = field(repr=False)
@@ -126,6 +128,7 @@ class Results:
             parameters=parameters,
             fidelity=_json(folder.fidelity),
             summary=_json(folder.summary),
+            intrinsic=_json(folder.intrinsic_dimension),
             z_metric=_array(folder.z_metric),
             view=_array(folder.umap),
             umap=_array(folder.z_metric_umap) if folder.z_metric_umap.is_file() else None,
@@ -215,6 +218,7 @@ def _needed(folder: MetricFolder) -> list[Path]:
         folder.parameters,
         folder.fidelity,
         folder.summary,
+        folder.intrinsic_dimension,
         folder.z_metric,
         folder.umap,
         folder.hdbscan_labels,

@@ -118,12 +118,13 @@ def _rotation(results: Results) -> Judgement:
 def _motion(results: Results) -> Judgement:
     size, words = results.relative_distance, results.wording
     grade = _grade(f"median Delta / {words.size_symbol}", size)
-    if grade == "poor":
+    found = results.intrinsic["dimension"]
+    if grade == "poor" or found == 0:
         return Judgement(
             f"The volumes hardly differ once they are turned: the median Δ is {100 * size:.1f} % "
-            f"of a volume's {words.size}, so what z' shows may be noise; compare with a replicate "
-            "before you interpret it.",
-            grade,
+            f"of a volume's {words.size}, so what z' shows may be noise, and f_ξ is not to be "
+            "interpreted unless a replicate shows the same.",
+            "poor",
         )
     shares = results.components[1]
     count = int(np.searchsorted(np.cumsum(shares), _ENOUGH) + 1)
@@ -132,12 +133,22 @@ def _motion(results: Results) -> Judgement:
     part = f" ({100 * shares[:count].sum():.0f} % of its variance)"
     text = (
         f"The volumes differ by a median of {100 * size:.{words.size_digits}f} % of their "
-        f"{words.size}; the motion takes {count} of the {results.dimension} dimensions of z'"
+        f"{words.size}; {_dimensions_in_words(results)} "
+        f"{count} of the {results.dimension} dimensions of z'"
         f"{part if count < results.dimension else ''}, and particles form "
         f"{_islands_in_words(islands)}; {shown(outside, '.1%')} of them lie where no landmark is "
         "near."
     )
     return Judgement(text, _worse(grade, _grade("outside the landmarks' reach", outside)))
+
+
+def _dimensions_in_words(results: Results) -> str:
+    found = results.intrinsic["dimension"]
+    if found is None:
+        return "the motion takes"
+    low, high = results.intrinsic["interval"]
+    between = "" if low == high else f" ({low} to {high})"
+    return f"the motion has {found} dimension{'' if found == 1 else 's'}{between}, takes"
 
 
 def _islands_in_words(count: int) -> str:

@@ -36,6 +36,7 @@ ALWAYS = {
     "contrast",
     "reach",
     "learning_curves",
+    "intrinsic_dimension",
     "raw_distance",
     "rotation_angles",
     "far_in_z",
@@ -104,11 +105,11 @@ def test_verdict_and_sections_come_in_the_promised_order(made):
     shown = report_of(Results.load(open_workdir(made, 2), folder_of(made)))
     assert len(shown.verdict) == len(shown.grades) == 3
     anchors = [section.anchor for section in shown.sections]
-    assert anchors == ["fidelity", "rotation", "landscape", "motion", "clusters"]
+    assert anchors == ["fidelity", "rotation", "dimension", "landscape", "motion", "clusters"]
     for section in shown.sections:
         for picture in section.pictures:
             assert len(re.findall(r"[.:;](?: |$)", picture.caption)) >= 2, picture.name
-    free_energy = next(p for p in shown.sections[2].pictures if p.name == "negative_log_density")
+    free_energy = next(p for p in shown.sections[3].pictures if p.name == "negative_log_density")
     assert "not a free energy" in free_energy.caption
 
 

@@ -23,6 +23,7 @@ def results_of(
     islands=2,
     outside=0.01,
     distance="so3",
+    motion=1,
 ):
     """What the verdict reads of a run's results, with these numbers in it."""
     spreads = 5.0 ** -np.arange(dimension)
@@ -43,6 +44,7 @@ def results_of(
         dimension=dimension,
         relative_distance=delta,
         wording=WORDINGS[distance],
+        intrinsic={"dimension": motion, "interval": [1, 2]},
         densest=np.arange(-1, islands),
         components=(None, spreads**2 / (spreads**2).sum()),
     )
