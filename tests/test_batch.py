@@ -222,7 +222,7 @@ class TestCommand:
             (["nowhere"], "nowhere is not a folder. If a job is still training it, type --after"),
             ([DEMO, "--epoch", "7"], "there are epochs 120. Type e.g. --epoch 120."),
             ([DEMO, "--landmarks", "2"], "--landmarks must be at least 10; got 2."),
-            (["nowhere", "--after", "1", "--dim", "0"], "--dim must be at least 1"),
+            (["nowhere", "--after", "1", "--dim", "0"], "--dim must be auto, or at least 1"),
             ([DEMO, "--time", "2"], "--time must be more than the 120 s"),
         ],
     )
