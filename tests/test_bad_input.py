@@ -128,7 +128,7 @@ OPTIONS = {
     "tiny box": (("-d", 4), "got 4"),
     "larger box": (("-d", BOX + 2), f"Type -d {BOX} or less"),
     "dimension": (("--dim", 60), "Type --dim 59 or less"),
-    "no dimension": (("--dim", 0), "--dim must be at least 1; got 0"),
+    "no dimension": (("--dim", 0), "--dim must be auto, or at least 1; got 0"),
     "landmarks": (("--landmarks", 3), "--landmarks must be at least 10; got 3"),
     "clusters": (("--ksample", 0), "--ksample must be at least 1; got 0"),
     "negative seed": (("--seed", -1), "--seed must be"),
