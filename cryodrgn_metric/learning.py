@@ -170,12 +170,17 @@ def _estimated(run: Run, measured: Measured, net: DistanceNet) -> DimensionEstim
             measured.latents,
             measured.pairs.distances,
             seed=run.config.seed,
-            norm=typical_norm(run, measured),
+            norm=_norm_of_volumes(run, measured),
             error=fidelity.median_distance(np.abs(missed)),
         )
     for sentence in estimate.words:
         logger.info("%s", sentence)
     return estimate
+
+
+def _norm_of_volumes(run: Run, measured: Measured) -> float | None:
+    """What Delta is a fraction of; a length, as of transport, is a fraction of nothing."""
+    return typical_norm(run, measured) if run.config.distances.distance == "so3" else None
 
 
 def _read_dimension(file: Path) -> DimensionEstimate | None:
