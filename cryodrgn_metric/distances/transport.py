@@ -44,6 +44,7 @@ from cryodrgn_metric.so3.conventions import (
 )
 from cryodrgn_metric.so3.half_sphere import HalfSphere
 from cryodrgn_metric.so3.search import PairResults
+from cryodrgn_metric.threads import map_in_threads
 
 __all__ = ["CONTOUR_IN_SDS", "TransportDistance", "transport_distances"]
 
@@ -55,6 +56,7 @@ QUANTILES = 48
 _EXTRA_DEGREES = 4  # above lmax, that the quadrature over directions integrates exactly as well
 _SD_OF_MEDIAN = 1.4826  # of a normal distribution, over the median of what lies on one side
 _CLIPPINGS = 5
+_VOLUMES_AT_ONCE = 8
 _VOXELS_AT_ONCE = 8192
 _BINS_PER_VOXEL = 2
 
@@ -367,10 +369,15 @@ def transport_distances(
         device=device,
         progress=progress,
     )
-    prepared = distance.prepare(tensor, spherical_window(tensor.shape[-1], window)).to(device)
-    pilots = prepared[spread(len(prepared), min(PILOT_COUNT, len(prepared)))]
-    distance.calibrate(distance.full_features(pilots))
-    features = distance.features(prepared)
+    soft = spherical_window(tensor.shape[-1], window)
+
+    def features_of(batch: Tensor) -> Tensor:
+        return distance.features(distance.prepare(batch.to(device), soft))
+
+    pilots = tensor[spread(len(tensor), min(PILOT_COUNT, len(tensor)))].to(device)
+    distance.calibrate(distance.full_features(distance.prepare(pilots, soft)))
+    batches = tensor.split(_VOLUMES_AT_ONCE)
+    features = torch.cat([*map_in_threads(features_of, batches, torch.device(device))], dim=-1)
     empty = (~torch.isfinite(features[0, 0])).nonzero().flatten().tolist()
     if empty:
         raise VolumeError(

@@ -14,6 +14,7 @@ from benchmarks.volumes import conformations, rendered
 from gaussian_atoms import render
 from matplotlib.figure import Figure
 from moving_parts import bound_ligand, turning_domain
+from triangles import violations
 
 import cryodrgn_metric as cm
 from cryodrgn_metric.decoder import Decoder
@@ -107,17 +108,6 @@ def cost_of_all_pairs() -> dict[str, object]:
         "triples_violating_the_triangle_inequality_by_0.1_percent": violations(found),
         "seed": SEED,
     }
-
-
-def violations(distances: np.ndarray) -> int:
-    """Triples i < k, j of which d_ik > (1 + 1e-3) (d_ij + d_jk)."""
-    upper = np.triu_indices(len(distances), 1)
-    direct = distances[upper]
-    count = 0
-    for row in distances:
-        around = row[upper[0]] + row[upper[1]]
-        count += int((direct > (1 + 1e-3) * around).sum())
-    return count
 
 
 def drawn(curves: dict[str, Curve]) -> Figure:
