@@ -46,7 +46,7 @@ ORDER = """
 WITHIN = {
     "so3": "conventions < rotations, harmonics, pairs < wigner, half_sphere < expansion < turning"
     " < correlation, refine < search",
-    "distances": "base < rotation < transport, atoms < streaming < choice",
+    "distances": "base < rotation, slices, solvent < transport, atoms < streaming < choice",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing, wording < content < results, scatter < landscape_section"
     " < fidelity_section, rotation_section, motion_section, clusters_section,"
