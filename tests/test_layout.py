@@ -53,7 +53,7 @@ ORDER = """
 WITHIN = {
     "so3": "conventions < rotations, harmonics, pairs < wigner, half_sphere < expansion < turning"
     " < correlation, refine < search",
-    "distances": "base < rotation < rigid, transport, atoms < streaming < choice",
+    "distances": "base < rotation, slices, solvent < rigid, transport, atoms < streaming < choice",
     "se3": "motions < points < refine < search",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing, wording < content < results, scatter < landscape_section, uncertainty"

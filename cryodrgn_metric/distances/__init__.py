@@ -1,3 +1,12 @@
 """Distances between volumes: one file per distance, all behind the protocol of base.py."""
 
-__all__ = ["base", "choice", "rigid", "rotation", "streaming"]
+__all__ = [
+    "base",
+    "choice",
+    "rigid",
+    "rotation",
+    "slices",
+    "solvent",
+    "streaming",
+    "transport",
+]

@@ -24,7 +24,6 @@ from math import pi
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import special
 from torch import Tensor
 
 from cryodrgn_metric.cache import NO_CACHE, PieceStore
@@ -36,14 +35,12 @@ from cryodrgn_metric.distances.base import (
     check_volumes,
 )
 from cryodrgn_metric.distances.rotation import PILOT_COUNT, RotationDistance, spread
+from cryodrgn_metric.distances.slices import Slices
+from cryodrgn_metric.distances.solvent import sd_below, solvent_level
 from cryodrgn_metric.errors import ArgumentError, VolumeError
-from cryodrgn_metric.so3.conventions import (
-    WINDOW_RADIUS,
-    radial_distances,
-    spherical_window,
-)
-from cryodrgn_metric.so3.half_sphere import HalfSphere
+from cryodrgn_metric.so3.conventions import WINDOW_RADIUS, spherical_window
 from cryodrgn_metric.so3.search import PairResults
+from cryodrgn_metric.threads import map_in_threads, one_thread
 
 __all__ = ["CONTOUR_IN_SDS", "TransportDistance", "transport_distances"]
 
@@ -52,96 +49,14 @@ CONTOUR_IN_SDS = 3.0
 
 LMAX = 8
 QUANTILES = 48
-_EXTRA_DEGREES = 4  # above lmax, that the quadrature over directions integrates exactly as well
-_SD_OF_MEDIAN = 1.4826  # of a normal distribution, over the median of what lies on one side
-_CLIPPINGS = 5
-_VOXELS_AT_ONCE = 8192
-_BINS_PER_VOXEL = 2
-
-
-@dataclass(frozen=True)
-class _Slices:
-    """The directions and quantiles at which densities of one box are looked at."""
-
-    box: int
-    sphere: HalfSphere
-    levels: Tensor  # (quantiles,) p, symmetric about 1/2
-    weights: Tensor  # (quantiles,), sum 1
-    positions: Tensor  # (n^3, 3) x, y, z of the voxels, from the origin
-
-    @classmethod
-    def make(
-        cls, box: int, lmax: int, quantiles: int, dtype: torch.dtype, device: torch.device
-    ) -> _Slices:
-        # Gauss-Legendre nodes lie dense at both ends, where a small part that moved shows
-        nodes, weights = special.roots_legendre(quantiles)
-        axis = torch.arange(box, dtype=torch.float64) - box // 2
-        zyx = torch.meshgrid(axis, axis, axis, indexing="ij")
-        return cls(
-            box,
-            HalfSphere.make(lmax, 2 * (lmax + _EXTRA_DEGREES)).to(device, dtype),
-            torch.from_numpy((1 + nodes) / 2).to(device),
-            torch.from_numpy(weights / 2).to(device),
-            torch.stack(zyx[::-1], dim=-1).view(-1, 3).to(device, dtype),
-        )
-
-    def quantiles(self, density: Tensor) -> Tensor:
-        """q(theta, p), mean 0, of a density (n^3,) >= 0: (directions, quantiles) in voxels."""
-        profile = self._profiles(density)
-        cumulated = profile.cumsum(dim=1)
-        cumulated = cumulated / cumulated[:, -1:]
-        levels = self.levels.expand(len(profile), -1).contiguous()
-        bins = torch.searchsorted(cumulated, levels).clamp(max=profile.shape[1] - 1)
-        upper, share = cumulated.gather(1, bins), (profile / profile.sum(dim=1, keepdim=True))
-        found = (bins + 0.5 - (upper - levels) / share.gather(1, bins)) / _BINS_PER_VOXEL
-        return found - found @ self.weights[:, None]
-
-    def _profiles(self, density: Tensor) -> Tensor:
-        """The density's projections, (directions, bins of one voxel) float64.
-
-        Each voxel's mass is split between the two nearest bins, so that the mean is exact.
-        """
-        directions = torch.from_numpy(self.sphere.directions).to(self.positions)
-        count, bins = len(directions), _BINS_PER_VOXEL * self.box + 3
-        first = torch.arange(count, device=density.device)[:, None] * bins + bins // 2
-        profile = density.new_zeros(count * bins, dtype=torch.float64)
-        for inside in density.nonzero().squeeze(1).split(_VOXELS_AT_ONCE):
-            along = _BINS_PER_VOXEL * directions @ self.positions[inside].mT
-            lower = along.floor()
-            upper_share = (along - lower).double() * density[inside]
-            places = (lower.long() + first).flatten()
-            for shift, mass in ((0, density[inside] - upper_share), (1, upper_share)):
-                profile += torch.bincount(places + shift, mass.flatten(), len(profile))
-        return profile.view(count, bins)
+_VOLUMES_AT_ONCE = 8
 
 
 @lru_cache(maxsize=4)
 def _slices(
     box: int, lmax: int, quantiles: int, dtype: torch.dtype, device: torch.device
-) -> _Slices:
-    return _Slices.make(box, lmax, quantiles, dtype, device)
-
-
-@lru_cache(maxsize=4)
-def _solvent_ball(box: int) -> Tensor:
-    """Where the solvent's level is read, whatever the mask: (n^3,) bool."""
-    return (radial_distances(box) < WINDOW_RADIUS * box / 2).flatten()
-
-
-def _solvent_level(voxels: Tensor) -> Tensor:
-    """Their median, after the molecule was clipped: what lies 3 standard deviations above it."""
-    level = voxels.median()
-    for _ in range(_CLIPPINGS):
-        limit = level + 3 * _sd_below(voxels, level)
-        voxels = voxels[~(voxels > limit)]
-        level = voxels.median()
-    return level
-
-
-def _sd_below(voxels: Tensor, level: Tensor) -> Tensor:
-    """Standard deviation of the solvent by the voxels below its level: those of no molecule."""
-    below = level - voxels[~(voxels >= level)]
-    return _SD_OF_MEDIAN * below.median() if len(below) else torch.zeros_like(level)
+) -> Slices:
+    return Slices.make(box, lmax, quantiles, dtype, device)
 
 
 @dataclass
@@ -204,8 +119,7 @@ class TransportDistance:
             volumes: (L, n, n, n), as decoded.
             window: (n, n, n), perhaps times a mask.
         """
-        ball = _solvent_ball(self.box).to(volumes.device)
-        levels = torch.stack([_solvent_level(volume.flatten()[ball]) for volume in volumes])
+        levels = torch.stack([solvent_level(volume) for volume in volumes])
         return window.to(volumes) * (volumes - levels[:, None, None, None])
 
     def full_features(self, volumes: Tensor) -> Tensor:
@@ -223,10 +137,11 @@ class TransportDistance:
         """
         volumes = features[0].mT
         if self.contour is None:
-            sds = torch.stack([_sd_below(one, one.new_zeros(())) for one in volumes])
+            sds = torch.stack([sd_below(one, one.new_zeros(())) for one in volumes])
             self.contour = self.contour_in_sds * float(sds.median())
         pairs = self._pairs()
-        coefficients = self.features(volumes.unflatten(1, 3 * (self.box,)))
+        with one_thread():  # many small operations, for which threads would mostly wait
+            coefficients = self.features(volumes.unflatten(1, 3 * (self.box,)))
         pairs.calibrate(coefficients[..., torch.isfinite(coefficients[0, 0])])
         self._typical_squared = float(pairs.calibration[1])
 
@@ -261,14 +176,13 @@ class TransportDistance:
         high = high.flip(1)
         scale = (3 * 2 * slices.weights[: low.shape[1]] / (4 * pi)).sqrt() * self.apix_in_angstroms
         parts = torch.stack([low - high, low + high]) / 2 * scale[:, None]
-        coefficients: Tensor = slices.sphere.analyse(parts.flatten(1, 2).to(self.dtype))
-        by_volume: Tensor = coefficients.unflatten(1, (len(volumes), -1)).mT
-        return by_volume.contiguous()
+        packed = slices.sphere.analyse(parts.flatten(1, 2).to(self.dtype))
+        coefficients: Tensor = packed.unflatten(1, (len(volumes), -1))
+        return coefficients.mT.contiguous()
 
     def norms(self, features: Tensor) -> Tensor:
         """The radius of gyration of every volume, (volumes,) in Å."""
-        norms: Tensor = self._pairs().norms(features)
-        return norms
+        return self._pairs().norms(features)
 
     def pairwise(
         self, features: Tensor, fit_on: Tensor | None = None, store: PieceStore = NO_CACHE
@@ -294,7 +208,7 @@ class TransportDistance:
         """
         return self._pairs().onto(reference, features)
 
-    def _slices(self) -> _Slices:
+    def _slices(self) -> Slices:
         return _slices(self.box, self.lmax, self.quantiles, self.dtype, torch.device(self.device))
 
     def _pairs(self) -> RotationDistance:
@@ -373,10 +287,15 @@ def transport_distances(
         device=device,
         progress=progress,
     )
-    prepared = distance.prepare(tensor, spherical_window(tensor.shape[-1], window)).to(device)
-    pilots = prepared[spread(len(prepared), min(PILOT_COUNT, len(prepared)))]
-    distance.calibrate(distance.full_features(pilots))
-    features = distance.features(prepared)
+    soft = spherical_window(tensor.shape[-1], window)
+
+    def features_of(batch: Tensor) -> Tensor:
+        return distance.features(distance.prepare(batch.to(device), soft))
+
+    pilots = tensor[spread(len(tensor), min(PILOT_COUNT, len(tensor)))].to(device)
+    distance.calibrate(distance.full_features(distance.prepare(pilots, soft)))
+    batches = tensor.split(_VOLUMES_AT_ONCE)
+    features = torch.cat([*map_in_threads(features_of, batches, torch.device(device))], dim=-1)
     empty = (~torch.isfinite(features[0, 0])).nonzero().flatten().tolist()
     if empty:
         raise VolumeError(
