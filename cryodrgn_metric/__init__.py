@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cryodrgn_metric.distance_net import DistanceNet
     from cryodrgn_metric.distances.base import Alignment, PairwiseDistances
+    from cryodrgn_metric.distances.rigid import rigid_distances
     from cryodrgn_metric.distances.rotation import align, pairwise_distances, rotate
     from cryodrgn_metric.errors import (
         ArgumentError,
@@ -44,6 +45,7 @@ __all__ = [
     "align",
     "open_workdir",
     "pairwise_distances",
+    "rigid_distances",
     "rotate",
 ]
 
@@ -52,6 +54,7 @@ __version__ = "0.1.0"
 _NAMES_BY_MODULE = {
     "distance_net": ("DistanceNet",),
     "distances.base": ("Alignment", "PairwiseDistances"),
+    "distances.rigid": ("rigid_distances",),
     "distances.rotation": ("align", "pairwise_distances", "rotate"),
     "errors": (
         "ArgumentError",
