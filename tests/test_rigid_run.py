@@ -1,6 +1,7 @@
 """The real command with --rigid se3: what it saves, and what it writes in one frame."""
 
 import json
+import re
 import shutil
 from importlib import resources
 
@@ -56,6 +57,9 @@ def test_translations_are_saved_beside_rotations(folder):
     assert 0 < lengths.max() <= (1 + 1e-5) * MOST_TRANSLATION * SIDE
     expected = -np.einsum("ijba,ijb->ija", found["rotations"], found["translations"])
     np.testing.assert_allclose(found["translations"].swapaxes(0, 1), expected, atol=1e-5)
+    log = (folder / "metric_embed.log").read_text()
+    (estimate,) = re.findall(r"Superposing 276 pairs of volumes will take about (\d+) s", log)
+    assert 0 <= int(estimate) < 120 and log.count("Superposing") == 1
     parameters = (folder / "metric_embed.yaml").read_text()
     assert "rigid: se3" in parameters
 
