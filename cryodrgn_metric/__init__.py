@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cryodrgn_metric.distance_ensemble import DistanceEnsemble
     from cryodrgn_metric.distance_net import DistanceNet
     from cryodrgn_metric.distances.base import Alignment, PairwiseDistances
+    from cryodrgn_metric.distances.rigid import rigid_distances
     from cryodrgn_metric.distances.rotation import align, pairwise_distances, rotate
     from cryodrgn_metric.distances.transport import transport_distances
     from cryodrgn_metric.errors import (
@@ -51,6 +52,7 @@ __all__ = [
     "intrinsic_dimension",
     "open_workdir",
     "pairwise_distances",
+    "rigid_distances",
     "rotate",
     "transport_distances",
 ]
@@ -63,6 +65,7 @@ _NAMES_BY_MODULE = {
     "distance_ensemble": ("DistanceEnsemble",),
     "distance_net": ("DistanceNet",),
     "distances.base": ("Alignment", "PairwiseDistances"),
+    "distances.rigid": ("rigid_distances",),
     "distances.rotation": ("align", "pairwise_distances", "rotate"),
     "distances.transport": ("transport_distances",),
     "errors": (

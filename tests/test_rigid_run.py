@@ -1,6 +1,9 @@
 """The real command with --rigid se3: what it saves, and what it writes in one frame."""
 
 import json
+import re
+import shutil
+from importlib import resources
 
 import mrcfile
 import numpy as np
@@ -23,13 +26,22 @@ from cryodrgn_metric.so3.conventions import (
 )
 from cryodrgn_metric.workdir import open_workdir
 
-FEW = ("--landmarks", "24", "--rigid", "se3")
+FEW, SIDE = ("--landmarks", "24", "--rigid", "se3"), 16
 
 
 @pytest.fixture(scope="module")
-def folder(vae_workdir, tmp_path_factory):
+def workdir(tmp_path_factory):
+    """The demo's: its volumes turn, and what moves in them moves their middle."""
+    copy = tmp_path_factory.mktemp("demo") / "workdir"
+    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as shipped:
+        shutil.copytree(shipped, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def folder(workdir, tmp_path_factory):
     outdir = tmp_path_factory.mktemp("rigid") / "out"
-    run(vae_workdir, *FEW, "-d", "16", "-o", outdir)
+    run(workdir, *FEW, "-d", SIDE, "-o", outdir)
     return outdir
 
 
@@ -42,22 +54,27 @@ def test_translations_are_saved_beside_rotations(folder):
     found = saved(folder)
     assert found["translations"].shape == (24, 24, 3)
     lengths = np.linalg.norm(found["translations"], axis=-1)
-    assert 0 < lengths.max() <= (1 + 1e-5) * MOST_TRANSLATION * 16
+    assert 0 < lengths.max() <= (1 + 1e-5) * MOST_TRANSLATION * SIDE
     expected = -np.einsum("ijba,ijb->ija", found["rotations"], found["translations"])
     np.testing.assert_allclose(found["translations"].swapaxes(0, 1), expected, atol=1e-5)
+    log = (folder / "metric_embed.log").read_text()
+    (estimate,) = re.findall(r"Superposing 276 pairs of volumes will take about (\d+) s", log)
+    assert 0 <= int(estimate) < 120 and log.count("Superposing") == 1
     parameters = (folder / "metric_embed.yaml").read_text()
     assert "rigid: se3" in parameters
 
 
-def test_motions_are_those_of_the_decoded_volumes(folder, vae_workdir):
+def test_motions_are_those_of_the_decoded_volumes(folder, workdir):
     """Delta from volumes that are decoded anew, and never above Delta over rotations alone."""
     found = saved(folder)
-    workdir = open_workdir(vae_workdir, -1)
-    decoder = Decoder.from_workdir(workdir, "cpu", torch.float32, as_trained=True)
-    latents = workdir.latents[found["landmark_rows"]]
-    window = spherical_window(16)
-    volumes = windowed(decoder.decode(latents, 16), window, edge_of(window))
-    distance, alone = (kind(16, full_box=BOX) for kind in (RigidDistance, RotationDistance))
+    opened = open_workdir(workdir, -1)
+    decoder = Decoder.from_workdir(opened, "cpu", torch.float32, as_trained=True)
+    latents = opened.latents[found["landmark_rows"]]
+    window = spherical_window(SIDE)
+    volumes = windowed(decoder.decode(latents, SIDE), window, edge_of(window))
+    distance, alone = (
+        kind(SIDE, full_box=opened.box_size) for kind in (RigidDistance, RotationDistance)
+    )
     distance.recall(found["calibration"])
     alone.recall(found["calibration"][:2])
     again = distance.pairwise(distance.features(volumes))
@@ -71,6 +88,25 @@ def test_motions_are_those_of_the_decoded_volumes(folder, vae_workdir):
     )
 
 
+def test_volumes_along_a_path_lie_on_each_other(folder, workdir):
+    """Translations add up along a path as rotations do: what is left in the files is Delta."""
+    (path,) = folder.glob("analyze.120/pc1/path.npz")
+    with np.load(path) as table:
+        distances, moves = table["distances"], table["translations"]
+    files = sorted(path.parent.glob("vol_*.mrc"))
+    volumes = torch.from_numpy(np.stack([mrcfile.read(file) for file in files]))
+    assert moves.shape == (len(files), 3) and np.linalg.norm(moves, axis=1).max() > 0.1
+    window = spherical_window(SIDE)
+    seen = windowed(volumes, window, edge_of(window))
+    # the norm is that at the model's box, where amplitudes are lower
+    steps = (
+        seen.diff(dim=0).flatten(1).norm(dim=1)
+        * (SIDE / open_workdir(workdir, -1).box_size) ** 1.5
+    )
+    left = steps.numpy() / np.diagonal(distances, 1)
+    assert np.median(left) < 1.05 and left.max() < 1.2
+
+
 @pytest.mark.slow
 def test_a_drift_that_z_has_learned_is_taken_out_of_what_is_written(tmp_path):
     """Particles whose middle drifts, and whose poses don't know: stock cryoDRGN learns the drift.
@@ -78,11 +114,11 @@ def test_a_drift_that_z_has_learned_is_taken_out_of_what_is_written(tmp_path):
     Shows that Delta over rigid motions is a fraction of Delta over rotations, and that written
     volumes lie on each other.
     """
-    workdir = drifting_workdir(tmp_path)
+    drifting = drifting_workdir(tmp_path)
     few = ("--landmarks", "30", "--ksample", "4", "--epoch", "40")
     results = {}
     for rigid in ("so3", "se3"):
-        run(workdir, *few, "--rigid", rigid, "-o", tmp_path / rigid)
+        run(drifting, *few, "--rigid", rigid, "-o", tmp_path / rigid)
         files = sorted((tmp_path / rigid).glob("analyze.40/pc1/vol_*.mrc"))
         volumes = torch.from_numpy(np.stack([mrcfile.read(path) for path in files]))
         flat = windowed(volumes, spherical_window(BOX)).flatten(1)

@@ -204,3 +204,16 @@ def test_cluster_volumes_are_turned_decoded_volumes(vae_workdir, tmp_path, gener
         with mrcfile.open(path) as mrc:
             np.testing.assert_allclose(mrc.data, -expected, rtol=1e-5, atol=1e-5)
             assert mrc.voxel_size.x == pytest.approx(6.0)  # 3 Å at box 24
+
+
+def test_whole_voxels_move_cluster_volumes_by_a_roll(vae_workdir, tmp_path):
+    workdir = open_workdir(vae_workdir, -1)
+    decoder = Decoder.from_workdir(workdir, "cpu")
+    paths = [tmp_path / "still.mrc", tmp_path / "moved.mrc"]
+    moves = np.array([[0, 0, 0], [1, -2, 3]], np.float32)
+    latents = np.repeat(workdir.latents[:1], 2, axis=0)
+    write_cluster_volumes(decoder, latents, None, paths, 16, 2.0, translations_in_voxels=moves)
+    still, moved = (mrcfile.read(path) for path in paths)
+    np.testing.assert_allclose(
+        moved, np.roll(still, (3, -2, 1), (0, 1, 2)), atol=1e-5 * np.abs(still).max()
+    )

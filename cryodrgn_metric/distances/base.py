@@ -39,15 +39,12 @@ class Alignment:
         raw_distance: ||volume - reference||, nothing turned.
         second_peak_gap: (delta_2 - delta) / RMS norm, with delta_2 the best local optimum at least
             20 degrees away; inf if there is none. Near 0 the rotation is ambiguous.
-        translation: t with volume ≈ T_t R·reference, (3,) x, y, z in voxels, where one is taken
-            out as well (`rigid`); else None.
     """
 
     distance: float
     rotation: Any
     raw_distance: float
     second_peak_gap: float
-    translation: Any = None
 
 
 @dataclass(frozen=True)

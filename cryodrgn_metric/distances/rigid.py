@@ -38,7 +38,7 @@ __all__ = ["RigidDistance", "rigid_distances"]
 
 logger = logging.getLogger(__name__)
 
-_TIMED_PAIRS = 16
+_TIMED_PAIRS = 64  # as many as make the work of one volume, done once for its pairs, small
 _AXES = 3  # rows of the features that hold where a volume's middle lies
 
 
@@ -166,7 +166,8 @@ class RigidDistance(RotationDistance):
     def _announce(self, search: PairSearch, blocks: Collection[Pairs]) -> None:
         """Say how long these will take: more than ten times as long as rotations alone."""
         count = sum(map(len, blocks))
-        if not self.progress or count <= 2 * _TIMED_PAIRS:
+        is_rigid = isinstance(search, _SearchInVoxels)  # not that of `calibrate`
+        if not (self.progress and is_rigid) or count <= 2 * _TIMED_PAIRS:
             return
         block = next(iter(blocks))
         with one_thread():

@@ -27,9 +27,10 @@ from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.base import PairwiseDistances
 from cryodrgn_metric.distances.rigid import RigidDistance
 from cryodrgn_metric.distances.rotation import RotationDistance
-from cryodrgn_metric.report.drawing import ACCENT, INK, panels
+from cryodrgn_metric.report.drawing import ACCENT, INK, NONE, panels
 from cryodrgn_metric.se3.motions import MOST_TRANSLATION
 from cryodrgn_metric.so3.conventions import edge_of, spherical_window, windowed
+from cryodrgn_metric.so3.pairs import Pairs
 from cryodrgn_metric.threads import one_thread
 from cryodrgn_metric.workdir import open_workdir
 from studies.record import save_study
@@ -76,40 +77,45 @@ def molecules(reach: float) -> list[np.ndarray]:
     return [hinged(atoms, 14, angle) for angle in np.linspace(0, 1.0, STATES)]
 
 
-def moved(states: list[np.ndarray], share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every state turned at random and moved by this share of the box; and the motions."""
+def moved(states: list[np.ndarray], share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Every state turned at random and moved by this share of the box; and by how much."""
     turns = Rotation.random(STATES, random_state=1).as_matrix()
     along = np.random.default_rng(2).normal(size=(STATES, 3))
     moves = share * BOX * along / np.linalg.norm(along, axis=1, keepdims=True)
     atoms = [a @ turn.T + move for a, turn, move in zip(states, turns, moves, strict=True)]
-    return np.stack([render(one, BOX, SIGMA) for one in atoms]), turns, moves
+    return np.stack([render(one, BOX, SIGMA) for one in atoms]), moves
 
 
 def known_motions(reach: float) -> list[list[float]]:
-    """For each share: Delta of pairs that differ by their motion only, and of states."""
-    states = molecules(reach)
-    still = prepared(torch.from_numpy(moved(states, 0.0)[0]).float())
+    """What is left of Delta between a state and its moved copy, for each share of the box."""
+    states, window = molecules(reach), spherical_window(BOX)
+    still = torch.from_numpy(moved(states, 0.0)[0]).float()
+    among = compared(prepared(still))
+    norm = float(among.distance.norms(among.features).median())
+    typical = float(np.median(among.rigid.distances[np.triu_indices(STATES, 1)])) / norm
     rows = []
     for share in SHARES:
-        volumes, _, moves = moved(states, share)
-        volumes = prepared(torch.from_numpy(volumes).float())
-        found = compared(torch.cat([still, volumes]))
-        one = np.arange(STATES)
-        other = one + STATES  # the same state, turned as before, and moved
-        states_apart = np.triu_indices(STATES, 1)
-        typical = float(np.median(found.rigid.distances[states_apart]))
-        norm = float(found.distance.norms(found.features)[:STATES].median())
-        error = np.linalg.norm(found.rigid.translations[other, one] - moves, axis=1)
-        rows.append(
-            [
-                100 * share,
-                float(np.median(found.alone.distances[one, other])) / norm,
-                float(np.median(found.rigid.distances[one, other])) / norm,
-                typical / norm,
-                float(np.median(error)),
-            ]
-        )
+        volumes, moves = moved(states, share)
+        both = torch.cat([still, torch.from_numpy(volumes).float()])
+        alone, rigid, translations = copies(prepared(both))
+        _, of_mean, _ = copies(windowed(both, window))
+        error = float(np.median(np.linalg.norm(translations - moves, axis=1)))
+        left = [float(np.median(one)) / norm for one in (alone, rigid, of_mean)]
+        rows.append([100 * share, *left, typical, error])
     return rows
+
+
+def copies(volumes: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each state and its copy: Delta over rotations and rigid motions, and the translation."""
+    distance = RigidDistance(BOX)
+    distance.calibrate(distance.full_features(volumes[:10]))
+    alone = RotationDistance(BOX)
+    alone.recall(distance.calibration[:2])
+    state = torch.arange(STATES)
+    found = distance.search(distance.features(volumes)).compare(Pairs(state + STATES, state))
+    turned = alone.pairwise(alone.features(volumes)).distances[state, state + STATES]
+    translations = found.translations * (BOX / (2 * pi))
+    return turned.numpy(), found.distances.numpy(), translations.numpy()
 
 
 def real_volumes(path: Path | None) -> torch.Tensor:
@@ -182,21 +188,20 @@ def triangles(found: Compared) -> dict[str, float]:
 
 
 def drawn(small: np.ndarray, large: np.ndarray, found: Compared):
-    figure, (left, right) = panels(2, "Taking translations out of Delta as well")
+    figure, (left, right) = panels(2, "Taking translations out of Δ as well")
     for rows, style, name in ((small, "-", "small map"), (large, "--", "fills the window")):
         left.plot(rows[:, 0], rows[:, 1], style, color=INK, label=f"so3, {name}")
         left.plot(rows[:, 0], rows[:, 2], style, color=ACCENT, label=f"se3, {name}")
-    left.axhline(float(small[0, 3]), color="0.6", lw=1, label="two states, small map")
-    left.set(xlabel="translation (% of the box)", ylabel="Delta / |V|", ylim=(0, None))
-    left.legend(frameon=False, fontsize=7)
+    left.axhline(float(small[0, 4]), color=NONE, lw=1, label="two states of the small map")
+    left.set(xlabel="translation (% of the box)", ylabel="Δ / |V|", ylim=(-0.02, 1.4))
+    left.legend(frameon=False, fontsize=8, ncols=1, loc="upper left")
+    left.set_title("one state and its moved copy", fontsize=10)
     upper = np.triu_indices(len(found.alone.distances), 1)
     alone, rigid = found.alone.distances[upper], found.rigid.distances[upper]
     right.scatter(alone, rigid, s=6, color=INK, alpha=0.5, linewidths=0)
     top = float(alone.max()) * 1.05
     right.plot([0, top], [0, top], color=ACCENT, lw=1)
-    right.set(
-        xlabel="Delta, --rigid so3", ylabel="Delta, --rigid se3", xlim=(0, top), ylim=(0, top)
-    )
+    right.set(xlabel="Δ, --rigid so3", ylabel="Δ, --rigid se3", xlim=(0, top), ylim=(0, top))
     right.set_title("real volumes, one point a pair", fontsize=10)
     return figure
 
@@ -219,6 +224,7 @@ def main() -> None:
             "translation (% of the box)",
             "Delta so3 / |V|",
             "Delta se3 / |V|",
+            "Delta se3 / |V|, mean taken away instead of the level at the edge",
             "Delta se3 between states / |V|",
             "error of t (voxels)",
         ],
