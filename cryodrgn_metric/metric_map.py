@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 FLOOR = 0.1  # epsilon as a fraction of the median distance, unless it is given
 STEPS_PER_RECORD = 10
+FLOW_RATE = 0.3  # of the learning rate: at all of it, couplings that multiply may run away
+MOST_GRADIENT = 1.0  # the norm of a flow's gradient, in one step
 POWERS = {"stress": 0, "relative": 1, "weighted": 2}  # of h, by which an error is divided
 
 
@@ -70,7 +72,7 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         depth: The number of hidden layers.
         steps: The number of steps; the learning rate falls to zero over them.
         pairs_per_step: The number of pairs in a step, rounded up to all pairs of some particles.
-        learning_rate: The largest step size of Adam.
+        learning_rate: The largest step size of Adam; of a flow, 0.3 of it.
         epsilon: The floor of the weight, in units of the distance (the pipeline passes 0.1 of
             the median measured Delta); default: 0.1 of the median of the distance given.
         seed: The seed of weights and pairs.
@@ -340,9 +342,11 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return network
 
     def _train(self, z: Tensor, targets: Targets) -> None:
-        optimizer = torch.optim.Adam(self._network.parameters(), lr=self.learning_rate)
+        is_flow = isinstance(self._network, Flow)
+        rate = self.learning_rate * (FLOW_RATE if is_flow else 1)
+        optimizer = torch.optim.Adam(self._network.parameters(), lr=rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
+            optimizer, rate, total_steps=self.steps + 1, pct_start=0.1
         )
         batches = batches_of(len(z), self.pairs_per_step, self.seed)
         self.history_: dict[str, list[float]] = {"step": [], "loss": []}
@@ -353,6 +357,8 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             loss = self._loss(pdist(self._network(z[batch])), targets(batch) / self.unit_)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
+            if is_flow:
+                torch.nn.utils.clip_grad_norm_(self._network.parameters(), MOST_GRADIENT)
             optimizer.step()
             schedule.step()
             recent.append(float(loss.detach()))

@@ -76,6 +76,8 @@ def write_straight_motion(
                 (~near).sum(),
                 len(near),
             )
+        if near.sum() < 2:
+            continue
         points, latents = points[near], latents[near]
         nearest, rows = particles.query(points)
         volumes = aligned_latents(run, frame, latents)

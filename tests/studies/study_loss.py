@@ -103,7 +103,7 @@ def _figure(truth: np.ndarray, apart: np.ndarray, shown: dict) -> object:
     edges = np.linspace(0, 170, 18)
     middles = (edges[1:] + edges[:-1]) / 2
     left.plot(degrees, delta, ".", ms=2, color=INK, alpha=0.4)
-    left.set(xlabel="true angle between (degrees)", ylabel="measured Δ", ylim=(0, None))
+    left.set(xlabel="true angle (degrees)", ylabel="measured Δ", ylim=(0, None))
     for axis, dimension in ((middle, 1), (right, 2)):
         for name, color in zip(LOSSES.values(), ("grey", INK, ACCENT), strict=True):
             points = shown[dimension, name]
@@ -114,9 +114,9 @@ def _figure(truth: np.ndarray, apart: np.ndarray, shown: dict) -> object:
             ]
             axis.plot(middles, binned, color=color, label=name)
         axis.axhline(1, color="lightgrey", lw=0.8, zorder=0)
-        axis.set(xlabel="true angle between (degrees)", title=f"d' = {dimension}")
+        axis.set(xlabel="true angle (degrees)", title=f"d' = {dimension}")
     middle.set_ylabel("distance in z' / Δ")
-    right.legend(frameon=False)
+    middle.legend(frameon=False, loc="upper left")
     return figure
 
 

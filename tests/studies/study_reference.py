@@ -69,14 +69,14 @@ def _row(case: Case, net: DistanceNet, dimension: int, loss: str, error: float) 
 
 
 def _figure(cases: list[Case], rows: list[list[Cell]]) -> object:
-    figure, axes = panels(len(cases), width=2.9, height=2.8)
+    figure, axes = panels(len(cases), width=2.9, height=2.9)
     for axis, case in zip(axes, cases, strict=True):
         for name, color in zip(LOSSES.values(), ("grey", INK, ACCENT), strict=True):
             mine = [row for row in rows if row[0] == case.name and row[2] == name]
-            axis.plot([r[1] for r in mine], [r[3] for r in mine], "o-", color=color, label=name)
-            axis.plot([r[1] for r in mine], [r[5] for r in mine], ":", color=color)
-        axis.set(title=case.name, xlabel="d'", ylim=(0, None), xticks=DIMENSIONS)
-    axes[0].set_ylabel("stress-1 (dotted: free points)")
+            axis.plot([r[1] for r in mine], [r[7] for r in mine], "o-", color=color, label=name)
+        axis.axhline(1.15, color="lightgrey", lw=0.8, zorder=0)
+        axis.set(title=case.name, xlabel="d'", ylim=(0.95, 1.9), xticks=DIMENSIONS)
+    axes[0].set_ylabel("stress-1 / that of free points", fontsize=9)
     axes[-1].legend(frameon=False)
     return figure
 
