@@ -195,7 +195,9 @@ def test_killed_at_twenty_random_moments_every_stage_at_least_twice(
     workdir, undisturbed, tmp_path, capsys
 ):
     """Short stages are tried again until the kill has landed within them twice."""
-    stages = [name for name in STAGES if name not in ("report", "error bars")]  # tests of their own
+    stages = [
+        name for name in STAGES if name not in ("report", "error bars")
+    ]  # tests of their own
     rng, hits = random.Random(0), dict.fromkeys(stages, 0)
     kills = 0
     while min(hits.values()) < 2 or kills < KILLS:

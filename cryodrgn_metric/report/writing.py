@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _OURS = re.compile(
     r"(pc\d+|path_\d+_\d+)_(volumes|differences|steps)|comparison_(shepard|distances|maps)|z_metric_(kmeans|hdbscan|pca|umap)|"
     r"shepard|fidelity|h_psi|error_bars|contrast|reach|learning_curves|raw_distance|rotation_angles|"
-    r"pose_drift|far_in_z|near_in_z|density|negative_log_density|stretch|paths|representatives"
+    r"pose_drift|landmark_rounds|far_in_z|near_in_z|density|negative_log_density|stretch|paths|representatives"
 )
 
 
