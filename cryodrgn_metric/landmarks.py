@@ -18,6 +18,7 @@ __all__ = [
     "Landmarks",
     "candidate_pool",
     "choose_landmarks",
+    "farthest_sketch",
     "kmeans_sketch",
     "nearest_unused",
     "rows_of_particles",
@@ -232,23 +233,17 @@ def _sketch(
     if sampling == "random":
         return rng.choice(rest, count, replace=False)
     if sampling == "farthest":
-        return rest[_farthest(z[rest], z[test], count)]
+        return rest[farthest_sketch(z[rest], z[test], count)]
     return rest[kmeans_sketch(z[rest], count, rng)]
 
 
-def kmeans_sketch(
-    z: npt.NDArray[np.float64],
-    count: int,
-    rng: np.random.Generator,
-    weights: npt.NDArray[np.float64] | None = None,
-) -> IntArray:
+def kmeans_sketch(z: npt.NDArray[np.float64], count: int, rng: np.random.Generator) -> IntArray:
     r"""Finds the particles nearest to k-means centres.
 
     Arguments:
         z: Latents. :math:`(M, d)`
         count: K, the number of centres; fewer than M.
         rng: Draws the particles that are looked at, at most 100,000, and seeds k-means.
-        weights: How much each particle counts; default: all the same. :math:`(M,)`
 
     Returns:
         K distinct rows of z; at random where there are fewer than K distinct latents.
@@ -258,22 +253,44 @@ def kmeans_sketch(
         >>> sorted(z[kmeans_sketch(z, 2, np.random.default_rng(0)), 0].tolist())
         [0.0, 5.0]
     """
-    some = rng.choice(len(z), MOST_FITTED, replace=False) if len(z) > MOST_FITTED else slice(None)
-    fitted = z[some]
+    fitted = z if len(z) <= MOST_FITTED else z[rng.choice(len(z), MOST_FITTED, replace=False)]
     kmeans = KMeans(count, n_init=1, max_iter=30, random_state=int(rng.integers(2**31)))
     distinct = len(np.unique(fitted, axis=0))
     if distinct < count:  # k-means would return equal centres and warn
         return rng.choice(len(z), count, replace=False)
     with threadpool_limits(1):  # scikit-learn's threads add up in any order: not the same bits
-        kmeans.fit(fitted, sample_weight=None if weights is None else weights[some])
-    return nearest_unused(z, kmeans.cluster_centers_)
+        centers = kmeans.fit(fitted).cluster_centers_
+    return nearest_unused(z, centers)
 
 
-def _farthest(z: npt.NDArray[np.float64], start: npt.NDArray[np.float64], count: int) -> IntArray:
+def farthest_sketch(
+    z: npt.NDArray[np.float64],
+    start: npt.NDArray[np.float64],
+    count: int,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> IntArray:
+    r"""Takes the farthest particle from all that are taken, again and again.
+
+    Arguments:
+        z: Latents. :math:`(M, d)`
+        start: Latents that are taken already. :math:`(K, d)`
+        count: How many are wanted, at most M.
+        weights: By which the distance of each particle is multiplied, not negative; default: 1.
+            :math:`(M,)`
+
+    Returns:
+        Distinct rows of z, in the order in which they were taken.
+
+    Example:
+        >>> z = np.array([[0.0], [1.0], [2.0], [9.0]])
+        >>> farthest_sketch(z, np.array([[0.0]]), 2)
+        array([3, 2])
+    """
     distances, _ = cKDTree(start).query(z)
+    factors = np.ones(len(z)) if weights is None else weights
     chosen = np.empty(count, dtype=np.int64)
     for step in range(count):
-        chosen[step] = np.argmax(distances)
+        chosen[step] = np.argmax(np.where(distances < 0, -1.0, factors * distances))
         distances = np.minimum(distances, np.linalg.norm(z - z[chosen[step]], axis=1))
         distances[chosen[step]] = -1.0  # never again, even among duplicates
     return chosen

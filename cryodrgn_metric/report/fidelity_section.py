@@ -19,7 +19,11 @@ from cryodrgn_metric.report.drawing import (
     panels,
 )
 from cryodrgn_metric.report.results import Results
-from cryodrgn_metric.report.uncertainty import error_bar_picture, error_bars_in_words
+from cryodrgn_metric.report.uncertainty import (
+    error_bar_picture,
+    error_bars_in_words,
+    growth_picture,
+)
 
 __all__ = ["SPACES", "fidelity_section"]
 
@@ -97,6 +101,8 @@ def fidelity_section(results: Results) -> Section:
         paragraphs.insert(1, _lowest_in_words(scores["free_points"], results.dimension))
     if has_bars:
         paragraphs.insert(1, error_bars_in_words(results))
+    if "active_sampling" in scores:
+        pictures.append(growth_picture(results))
     return Section("fidelity", "Can z' be trusted?", paragraphs, pictures, [_table(results)])
 
 

@@ -1,4 +1,4 @@
-"""How sure the learned distance is of itself: error bars of h_psi against its errors."""
+"""How sure the learned distance is: its error bars, and its error as landmarks were added."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryodrgn_metric.report.content import Picture, shown
 from cryodrgn_metric.report.drawing import ACCENT, INK, pair_cloud, panels
 from cryodrgn_metric.report.results import Results
 
-__all__ = ["error_bar_picture", "error_bars_in_words"]
+__all__ = ["error_bar_picture", "error_bars_in_words", "growth_picture"]
 
 _BINS = 8
 
@@ -44,6 +44,30 @@ def error_bar_picture(results: Results) -> Picture:
         "should; on the line, bars are honest. Right: errors against the bars themselves, and "
         "the error that 68 % of the pairs with such a bar stay below: where it rises along the "
         "line, a long bar is a warning.",
+    )
+
+
+def growth_picture(results: Results) -> Picture:
+    """The error of h_psi in each round of --sampling active.
+
+    Arguments:
+        results: Of a finished run with such rounds.
+    """
+    rounds = results.fidelity["active_sampling"]
+    errors = [np.nan if error is None else 100 * error for error in rounds["held_out_error"]]
+    figure, (axis,) = panels(1, "Error of h_ψ as landmarks were added", width=6.4, height=3.4)
+    axis.plot(rounds["landmarks"], errors, "o-", color=INK)
+    for count, error in zip(rounds["landmarks"], errors, strict=True):
+        axis.annotate(f"{error:.1f} %", (count, error), (4, 5), textcoords="offset points")
+    axis.set(xlabel="landmarks", ylabel="mean error, validation pairs (%)")
+    axis.set_ylim(bottom=0)
+    axis.margins(x=0.1)
+    return Picture(
+        "landmark_rounds",
+        figure,
+        "The error of h_ψ on pairs of validation landmarks in each round of --sampling active. "
+        f"It ended because {rounds['stopped']}; a curve that is still steep at its end asks for "
+        "more --landmarks.",
     )
 
 

@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 _OURS = re.compile(
     r"(pc\d+|straight\d+|path_\d+_\d+)_(volumes|differences|steps)|"
     r"comparison_(shepard|distances|maps)|z_metric_(kmeans|hdbscan|pca|umap)|shepard|fidelity|"
-    r"intrinsic_dimension|h_psi|error_bars|contrast|reach|learning_curves|raw_distance|"
-    r"rotation_angles|"
-    r"pose_drift|far_in_z|near_in_z|density|negative_log_density|stretch|paths|representatives"
+    r"intrinsic_dimension|h_psi|error_bars|contrast|reach|learning_curves|landmark_rounds|"
+    r"raw_distance|rotation_angles|pose_drift|far_in_z|near_in_z|density|negative_log_density|"
+    r"stretch|paths|representatives"
 )
 
 
