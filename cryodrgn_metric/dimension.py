@@ -94,7 +94,7 @@ def intrinsic_dimension(
     delta = delta[np.ix_(rows, rows)]
     sheet = EmbeddedLandmarks.fitted(delta, tried, loss, most=latents.shape[1])
     typical = median_distance(delta)
-    window = (ERRORS_IN_SCALE * (error or 0.0), LARGEST_SCALE * typical)
+    window = (ERRORS_IN_SCALE * float(error or 0), LARGEST_SCALE * typical)
     # where no scale is both, noise weighs more than what bends
     target = max(window[1], min(window[0], LAST_SCALE * typical))
     count = count_at_scale(delta, target)
@@ -132,7 +132,7 @@ def _counts(delta: FloatArray, chosen: int, typical: float) -> list[int]:
 
 
 def _relative(delta: FloatArray, norm: float) -> float:
-    return median_distance(delta) / max(norm, 1e-30)
+    return median_distance(delta) / max(float(norm), 1e-30)
 
 
 def _motion(delta: FloatArray, norm: float | None, seed: int) -> tuple[bool, bool]:

@@ -107,8 +107,8 @@ def _closing(estimate: DimensionEstimate) -> Iterator[str]:
     if estimate.embedding_dimension > estimate.dimension:
         yield (
             f"Locally it has {_dimensions(estimate.dimension)}, but it closes on itself, as a "
-            f"full turn does, or bends as strongly: to embed it without laying different volumes "
-            f"on each other takes {estimate.embedding_dimension}."
+            f"full turn does, bends as strongly, or is in pieces: to embed it without laying "
+            f"different volumes on each other takes {estimate.embedding_dimension}."
         )
 
 
