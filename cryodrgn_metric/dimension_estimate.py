@@ -20,8 +20,8 @@ class DimensionEstimate:
 
     Arguments:
         dimension: The answer; 0: the volumes differ too little to say that anything moves.
-        interval: The least and the most that the choice of landmarks, of the scale and of the
-            threshold allows.
+        interval: The least and the most that subsamples of the landmarks, stricter and laxer
+            thresholds, and scales a quarter larger or smaller answer.
         embedding_dimension: How many dimensions a map needs that lays no strangers on each other;
             more than `dimension` where the motion closes on itself.
         dimensions: The d' that were tried.
