@@ -28,6 +28,7 @@ ERRORS_IN_SCALE = 3.0  # the smallest scale, in errors of h_psi
 LARGEST_SCALE = 0.25  # of the median Delta: beyond, L2 saturates and bends what is straight
 LAST_SCALE = 0.5  # of the median Delta, that the answer is shown at
 SCALES = 9
+AS_GOOD = 1.25  # times a scale, or of it: the answer there counts in the interval
 MOST_STRANGERS = 0.03  # among the neighbours of a map that doesn't fold
 REPEATS, COVERAGE = 20, 0.95
 
@@ -94,10 +95,11 @@ def intrinsic_dimension(
     delta = delta[np.ix_(rows, rows)]
     sheet = EmbeddedLandmarks.fitted(delta, tried, loss, most=latents.shape[1])
     typical = median_distance(delta)
-    window = (ERRORS_IN_SCALE * (error or 0.0), LARGEST_SCALE * typical)
+    window = (ERRORS_IN_SCALE * float(error or 0), LARGEST_SCALE * typical)
     # where no scale is both, noise weighs more than what bends
     target = max(window[1], min(window[0], LAST_SCALE * typical))
     count = count_at_scale(delta, target)
+    scale = neighbor_scale(delta, count)
     counts = _counts(delta, count, typical)
     scales = [neighbor_scale(delta, each) for each in counts]
     answers = [sheet.dimension_at(each) for each in counts]
@@ -106,13 +108,13 @@ def intrinsic_dimension(
     strangers = sheet.strangers(count)
     estimate = DimensionEstimate(
         dimension=dimension,
-        interval=_interval(sheet, count, _trusted(scales, answers, window), seed),
+        interval=_interval(sheet, count, _nearby(scales, answers, scale), seed),
         embedding_dimension=_embedding_dimension(dimension, strangers),
         dimensions=tried,
         last_variance=sheet.last_variance(count),
         even_variance=tuple(even_share(count + 1, each) for each in tried),
         false_neighbors=strangers,
-        scale=neighbor_scale(delta, count),
+        scale=scale,
         scale_window=window,
         scales=tuple(scales),
         dimension_by_scale=tuple(answers),
@@ -132,7 +134,7 @@ def _counts(delta: FloatArray, chosen: int, typical: float) -> list[int]:
 
 
 def _relative(delta: FloatArray, norm: float) -> float:
-    return median_distance(delta) / max(norm, 1e-30)
+    return median_distance(delta) / max(float(norm), 1e-30)
 
 
 def _motion(delta: FloatArray, norm: float | None, seed: int) -> tuple[bool, bool]:
@@ -145,16 +147,17 @@ def _motion(delta: FloatArray, norm: float | None, seed: int) -> tuple[bool, boo
     return _relative(delta, norm) >= NO_MOTION, low < NO_MOTION <= high
 
 
-def _trusted(scales: list[float], answers: list[int], window: tuple[float, float]) -> list[int]:
-    """The answers at scales between both ends of the window, whichever is the larger."""
-    low, high = sorted(window)
-    return [n for scale, n in zip(scales, answers, strict=True) if low <= scale <= high]
+def _nearby(scales: list[float], answers: list[int], chosen: float) -> list[int]:
+    """The answers at scales that are as good as the chosen one, which a convention sets."""
+    within = (chosen / AS_GOOD, chosen * AS_GOOD)
+    pairs = zip(scales, answers, strict=True)
+    return [answer for scale, answer in pairs if within[0] <= scale <= within[1]]
 
 
 def _interval(
     sheet: EmbeddedLandmarks, count: int, others: list[int], seed: int
 ) -> tuple[int, int]:
-    """All answers that are as good: of other scales, of stricter thresholds, of fewer landmarks.
+    """All answers that are as good: of fewer landmarks, other thresholds, scales nearby.
 
     An integer has no spread to be scaled by the square root of m / L: the subsamples' own answers
     count, of which the interval leaves out 2.5 % at either end.

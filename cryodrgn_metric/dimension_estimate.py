@@ -20,8 +20,8 @@ class DimensionEstimate:
 
     Arguments:
         dimension: The answer; 0: the volumes differ too little to say that anything moves.
-        interval: The least and the most that the choice of landmarks, of the scale and of the
-            threshold allows.
+        interval: The least and the most that subsamples of the landmarks, stricter and laxer
+            thresholds, and scales a quarter larger or smaller answer.
         embedding_dimension: How many dimensions a map needs that lays no strangers on each other;
             more than `dimension` where the motion closes on itself.
         dimensions: The d' that were tried.
@@ -107,8 +107,8 @@ def _closing(estimate: DimensionEstimate) -> Iterator[str]:
     if estimate.embedding_dimension > estimate.dimension:
         yield (
             f"Locally it has {_dimensions(estimate.dimension)}, but it closes on itself, as a "
-            f"full turn does, or bends as strongly: to embed it without laying different volumes "
-            f"on each other takes {estimate.embedding_dimension}."
+            f"full turn does, bends as strongly, or is in pieces: to embed it without laying "
+            f"different volumes on each other takes {estimate.embedding_dimension}."
         )
 
 

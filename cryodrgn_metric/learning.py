@@ -21,7 +21,7 @@ from cryodrgn_metric.errors import VolumeError
 from cryodrgn_metric.measurement import Measured, typical_norm
 from cryodrgn_metric.metric_map import MetricMap
 from cryodrgn_metric.run import Run
-from cryodrgn_metric.threads import limited_to, one_thread
+from cryodrgn_metric.threads import limited_to
 
 __all__ = [
     "estimate_dimension",
@@ -165,7 +165,7 @@ def _estimated(run: Run, measured: Measured, net: DistanceNet) -> DimensionEstim
     test = measured.landmarks.test
     missed = net.predict_matrix(measured.latents[test])
     missed = missed - measured.pairs.distances[np.ix_(test, test)]
-    with one_thread(), limited_to(1):  # many small systems: threads would wait for each other
+    with limited_to(1):  # many small systems: threads would wait for each other
         estimate = intrinsic_dimension(
             measured.latents,
             measured.pairs.distances,

@@ -58,7 +58,7 @@ def draw_dimension(found: dict[str, Any]) -> Figure:
     right.set(xlabel="median Δ of neighbours (density units)", ylabel="dimension")
     right.set(xlim=(0, None), ylim=(0, most + 1))
     right.yaxis.get_major_locator().set_params(integer=True)
-    right.legend(frameon=False, loc="lower right")
+    right.legend(frameon=False)
     return figure
 
 
