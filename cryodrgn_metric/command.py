@@ -11,6 +11,9 @@ $ cryodrgn metric_embed my_workdir --epoch 25 --dim 4 --landmarks 1000
 # A first look, in small volumes
 $ cryodrgn metric_embed my_workdir -d 32 --landmarks 150 --skip-umap
 
+# Compare models that are fitted to the volumes, in Angstroms
+$ cryodrgn metric_embed my_workdir --distance atoms --model my_model.pdb
+
 # Compare the density within a mask, at 8 Angstroms
 $ cryodrgn metric_embed my_workdir -d 128 --mask mask_128.mrc --low-pass 8
 
@@ -32,6 +35,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cryodrgn_metric.config import (
+    ATOM_DISTANCES,
+    DISTANCES,
     LOSSES,
     PRECISIONS,
     SAMPLINGS,
@@ -132,9 +137,24 @@ def _add_landmark_args(group: argparse._ArgumentGroup) -> None:
 def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--distance",
-        choices=("so3",),
+        choices=DISTANCES,
         default=DistanceConfig.distance,
-        help="so3: the L2 distance, minimised over all rotations (default: %(default)s)",
+        help="so3: the L2 distance, minimised over all rotations; atoms: how far the beads of a\n"
+        "model move that is fitted to every volume (default: %(default)s)",
+    )
+    group.add_argument(
+        "--model",
+        metavar="FILE",
+        type=os.path.abspath,
+        help="Model for --distance atoms, .pdb or .cif; needs gemmi (default: pseudo-atoms, made\n"
+        "from the volume in the middle)",
+    )
+    group.add_argument(
+        "--atom-distance",
+        choices=ATOM_DISTANCES,
+        default=DistanceConfig.atom_distance,
+        help="rmsd: after optimal superposition; drmsd: of distances within the model\n"
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--scale",
@@ -255,7 +275,7 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
             invert=args.invert,
             precision=args.precision,
         ),
-        distances=DistanceConfig(args.distance, args.scale),
+        distances=DistanceConfig(args.distance, args.scale, args.model, args.atom_distance),
         metric_map=MetricMapConfig(dimension=args.dim, loss=args.loss),
         clusters=ClusterConfig(args.ksample, args.skip_vol, args.skip_umap),
     )

@@ -26,6 +26,8 @@ __all__ = [
 SAMPLINGS = ("kmeans", "random", "farthest")
 LOSSES = ("relative", "weighted")
 SCALES = ("none", "unit")
+DISTANCES = ("so3", "atoms")
+ATOM_DISTANCES = ("rmsd", "drmsd")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -92,11 +94,28 @@ class DistanceConfig:
 
     distance: str = "so3"
     scale: str = "none"
+    model: str | None = None  # a .pdb or .cif file; None: pseudo-atoms of the medoid's volume
+    atom_distance: str = "rmsd"
     pairs_per_tile: int = 1024
     pairs_per_block: int = 4096  # kept as one file: some seconds of work, and few enough files
 
     def __post_init__(self) -> None:
-        _require(self.distance == "so3", f"--distance must be so3; got {self.distance!r}.")
+        _require(
+            self.distance in DISTANCES,
+            f"--distance must be one of {', '.join(DISTANCES)}; got {self.distance!r}.",
+        )
+        _require(
+            self.atom_distance in ATOM_DISTANCES,
+            f"--atom-distance must be rmsd or drmsd; got {self.atom_distance!r}.",
+        )
+        by_atoms = self.distance == "atoms"
+        _require(
+            by_atoms or self.model is None, "--model is for --distance atoms; type that as well."
+        )
+        _require(
+            by_atoms or self.atom_distance == "rmsd",
+            "--atom-distance is for --distance atoms; type that as well.",
+        )
         _require(self.scale in SCALES, f"--scale must be none or unit; got {self.scale!r}.")
         least = min(self.pairs_per_tile, self.pairs_per_block)
         _require(least > 0, f"pairs per tile and per block must be at least 1; got {least}.")

@@ -96,12 +96,19 @@ def read_rotations(run: Run, measured: Measured) -> dict[str, Any]:
         drift = pose_drift(measured.latents, pairs.rotations[:, medoid], clear, run.config.seed)
     return {
         "rotation": {
-            "share": rotation_share(pairs.raw_distances, pairs.distances),
+            "share": _rotation_share(run, measured),
             "median_angle_in_degrees": float(angles.median()),
             "drift": vars(drift),
         },
         "contrast": _contrast(run, measured),
     }
+
+
+def _rotation_share(run: Run, measured: Measured) -> float | None:
+    """None by drmsd, which no rotation changes."""
+    if run.config.distances.atom_distance == "drmsd":
+        return None
+    return rotation_share(measured.pairs.raw_distances, measured.pairs.distances)
 
 
 def _typical_norm(run: Run, measured: Measured) -> float:
@@ -112,8 +119,8 @@ def _typical_norm(run: Run, measured: Measured) -> float:
 
 
 def _contrast(run: Run, measured: Measured) -> dict[str, float] | None:
-    """What norms add to Delta; None where --scale unit has divided them out."""
-    if run.config.distances.scale == "unit":
+    """What norms add to Delta; None where --scale unit has divided them out, or by models."""
+    if run.config.distances.scale == "unit" or measured.models is not None:
         return None
     return vars(contrast_of(measured.pairs.distances, measured.volume_norms))
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from cryodrgn_metric import artifacts, fidelity
 from cryodrgn_metric.cache import Stage
+from cryodrgn_metric.config import DistanceConfig
 from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.distances.atoms import atom_distances
 from cryodrgn_metric.distances.base import PairwiseDistances
 from cryodrgn_metric.distances.streaming import (
     calibrate,
@@ -19,7 +21,9 @@ from cryodrgn_metric.distances.streaming import (
     usable_columns,
 )
 from cryodrgn_metric.errors import VolumeError
+from cryodrgn_metric.fitted_models import FittedModels, save_models
 from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
+from cryodrgn_metric.model_fits import fit_landmarks, require_fits
 from cryodrgn_metric.perceptron import bfloat16_gain
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.so3.conventions import mirrored
@@ -45,6 +49,7 @@ class Measured:
         features: What the distance keeps of each volume; the last axis counts volumes.
         volume_norms: (L,), in units of Delta.
         key: Of the stage, for the stages that are made from it.
+        models: Fitted to all of the landmarks, those left out as well (--distance atoms).
     """
 
     landmarks: Landmarks
@@ -53,6 +58,7 @@ class Measured:
     features: torch.Tensor
     volume_norms: np.ndarray
     key: str
+    models: FittedModels | None = None
 
     @property
     def medoid(self) -> int:
@@ -108,7 +114,7 @@ def measure_distances(run: Run, landmarks: Landmarks) -> Measured:
     landmarks, features = landmarks.only(usable), features[..., torch.from_numpy(usable)]
     is_train = torch.zeros(len(landmarks), dtype=torch.bool)
     is_train[landmarks.train] = True
-    stage = run.cache.stage("distances", volumes=key, config=run.config.distances)
+    stage = run.cache.stage("distances", volumes=key, config=_by_rotation(run.config.distances))
     with run.watch.stage("distances"):
         found = run.distance.pairwise(features, fit_on=is_train, store=stage)
     _tell_reuse(run, "distances", "blocks of pairs", stage)
@@ -118,10 +124,40 @@ def measure_distances(run: Run, landmarks: Landmarks) -> Measured:
     measured = Measured(landmarks, latents, pairs, features, norms, stage.key)
     if stage.saved_rows:
         run.scores["pairs_per_second"] = stage.saved_rows / run.watch.seconds["distances"]
-    _save_distances(run, measured)
     if run.config.volumes.mask != "sphere":
         _warn_of_mask(run, measured)
+    if run.config.distances.distance == "atoms":
+        measured = _by_models(run, measured)
+    _save_distances(run, measured)
     return measured
+
+
+def _by_rotation(config: DistanceConfig) -> DistanceConfig:
+    """What the comparison of volumes depends on, whatever is made of it."""
+    return replace(config, distance="so3", model=None, atom_distance="rmsd")
+
+
+def _by_models(run: Run, measured: Measured) -> Measured:
+    """The landmarks that a model fits, compared by these models."""
+    medoid, kind = measured.medoid, run.config.distances.atom_distance
+    turns = measured.pairs.rotations[:, medoid]
+    models = fit_landmarks(run, measured.latents, turns, medoid, measured.key)
+    fits = models.is_fitted
+    require_fits(run, measured.landmarks, models)
+    found = atom_distances(torch.from_numpy(models.coordinates[fits]), kind)
+    arrays = {name: value.numpy().astype(np.float32) for name, value in vars(found).items()}
+    compared = Measured(
+        landmarks=measured.landmarks.only(fits),
+        latents=measured.latents[fits],
+        pairs=PairwiseDistances(**arrays),
+        features=measured.features[..., torch.from_numpy(fits)],
+        volume_norms=measured.volume_norms[fits],
+        key=run.cache.stage("atom_distances", models=models.key, kind=kind).key,
+        models=models,
+    )
+    frame = int(np.flatnonzero(fits)[compared.medoid])
+    save_models(run, models, measured.landmarks.indices, frame)
+    return compared
 
 
 def _decode(run: Run, landmarks: Landmarks) -> tuple[torch.Tensor, str]:
@@ -213,6 +249,12 @@ def _warn_of_precision(decoder: Decoder) -> None:
 def _save_distances(run: Run, measured: Measured) -> None:
     pairs = measured.pairs
     rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
+    models, more = measured.models, {}
+    if models is not None:
+        more["fit_correlations"] = models.correlations[models.is_fitted]
+    else:
+        stale = [run.folder.models_fitted, run.folder.models_fitted_pdb]
+        artifacts.remove_files(stale)
     artifacts.save_npz(
         run.folder.distances,
         landmark_indices=run.workdir.particle_indices[measured.landmarks.indices],
@@ -225,6 +267,7 @@ def _save_distances(run: Run, measured: Measured) -> None:
         rotations=rotations,
         volume_norms=measured.volume_norms,
         calibration=run.distance.calibration,  # with which volumes can be compared later
+        **more,
     )
 
 

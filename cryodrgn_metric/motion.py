@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cryodrgn_metric import artifacts
 from cryodrgn_metric.clusters import Clusters
 from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.fitted_models import LEAST_CORRELATION
 from cryodrgn_metric.frame import (
     AlignedVolumes,
     Frame,
@@ -26,6 +27,7 @@ from cryodrgn_metric.frame import (
 )
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.metric_folder import volumes_in
+from cryodrgn_metric.model_fits import distances_along
 from cryodrgn_metric.path_folder import PathFolder
 from cryodrgn_metric.paths import (
     LARGEST_CLUSTERS,
@@ -177,7 +179,9 @@ def write_path(
     if not len(volumes):
         _remove_path(folder)
         return None
+    by_models = _measured_by_models(run, frame, volumes, particles, folder.name)
     volumes, distances = _aligned_along(run, volumes)
+    distances = by_models.get("distances", distances)
     written = _write_movie(run, volumes, folder, box)
     artifacts.remove_files(set(volumes_in(folder.path)) - set(written))
     artifacts.save_columns(folder.z_values, volumes.latents)
@@ -186,10 +190,10 @@ def write_path(
     flat, cut = _pictures(run, volumes, written if box == run.stream.box else [])
     artifacts.save_npz(
         folder.table,
+        **{"distances": distances, **by_models},
         rows=rows,
         particles=particles,
         z_metric=z_metric[rows],
-        distances=distances,
         rotations=mirrored(turns) if run.config.volumes.flip else turns,
         projections=flat,
         slices=cut,
@@ -245,6 +249,25 @@ def _aligned_along(run: Run, volumes: AlignedVolumes) -> tuple[AlignedVolumes, A
     for here in reversed(range(start)):
         turns[here] = turns[here + 1] @ between[here + 1, here]
     return replace(volumes, rotations=turns.astype(np.float32)), found.distances.numpy()
+
+
+def _measured_by_models(
+    run: Run, frame: Frame, volumes: AlignedVolumes, particles: IntArray, name: str
+) -> dict[str, Array]:
+    """With --distance atoms, Delta of models fitted to the volumes, and how well they fit."""
+    if frame.model is None:
+        return {}
+    distances, fits = distances_along(run, frame.model, volumes.latents, volumes.rotations)
+    poor = particles[fits < LEAST_CORRELATION]
+    if len(poor):
+        logger.warning(
+            "%s: models fit the volumes of particles %s with a correlation below %g; Delta to "
+            "them is not to be trusted.",
+            name,
+            ", ".join(map(str, poor)),
+            LEAST_CORRELATION,
+        )
+    return {"distances": distances, "fit_correlations": fits}
 
 
 def _pictures(run: Run, volumes: AlignedVolumes, files: list[Path]) -> tuple[Array, Array]:

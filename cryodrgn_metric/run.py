@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cryodrgn_metric.artifacts import require_space, sha256_of
+from cryodrgn_metric.atomic_model import AtomicModel, read_model
 from cryodrgn_metric.cache import StageCache
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.decoder import Decoder
@@ -41,11 +42,13 @@ class Run:
         workdir: What it was asked of.
         folder: Where results go.
         cache: What earlier runs in that folder have finished.
-        inputs: The files it is made from, by what they are: config, z, weights, mask, ind.
+        inputs: The files it is made from, by what they are: config, z, weights, mask, ind,
+            model.
         digests: Their SHA-256, by the same names.
         pool: Rows of z that may be landmarks.
         stream: How volumes are decoded.
-        distance: How they are compared.
+        distance: How they are compared, or with --distance atoms laid on each other.
+        model: What --model names, in the hand of the volumes as they are decoded.
     """
 
     config: EmbedConfig
@@ -57,6 +60,7 @@ class Run:
     pool: np.ndarray
     stream: VolumeStream
     distance: RotationDistance
+    model: AtomicModel | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
     map_history: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
@@ -101,6 +105,7 @@ def prepare(config: EmbedConfig) -> Run:
     folder.require_ours(workdir.path)
     pool = _candidates(config, workdir)
     require_space(folder.path, _needed_space_in_bytes(config, workdir, len(pool)))
+    model = _model(config, workdir)
     stream = _volume_stream(config, workdir)
     distance = distance_of(config, stream, workdir.box_size)
     if digests != {name: _digest_of(path) for name, path in inputs.items()}:
@@ -109,7 +114,7 @@ def prepare(config: EmbedConfig) -> Run:
             "Type the same again when that has ended."
         )
     cache = StageCache(folder.cache)
-    return Run(config, workdir, folder, cache, inputs, digests, pool, stream, distance)
+    return Run(config, workdir, folder, cache, inputs, digests, pool, stream, distance, model)
 
 
 def _require_spread(workdir: Workdir) -> None:
@@ -135,6 +140,22 @@ def _candidates(config: EmbedConfig, workdir: Workdir) -> np.ndarray:
             f"{most + 1}. Type --dim {most} or less, or raise --landmarks."
         )
     return pool
+
+
+def _model(config: EmbedConfig, workdir: Workdir) -> AtomicModel | None:
+    path = config.distances.model
+    if path is None:
+        return None
+    model = read_model(path)
+    box = _compared_box(config, workdir)
+    half_box = box * _apix_at_box(config, workdir, box) / 2
+    if model.radius_in_angstroms > half_box:
+        raise ArgumentError(
+            f"--model {path} does not fit into the box: it reaches "
+            f"{model.radius_in_angstroms:.0f} Å from its centre, and the box {half_box:.0f} Å. Is "
+            "it of another molecule, or are pixels larger (--Apix)?"
+        )
+    return model.mirrored() if config.volumes.flip else model
 
 
 def _volume_stream(config: EmbedConfig, workdir: Workdir) -> VolumeStream:
@@ -188,6 +209,8 @@ def _input_files(config: EmbedConfig, workdir: Workdir) -> dict[str, Path]:
         found["mask"] = Path(config.volumes.mask)
     if config.landmarks.candidates_file is not None:
         found["ind"] = Path(config.landmarks.candidates_file)
+    if config.distances.model is not None:
+        found["model"] = Path(config.distances.model)
     return found
 
 

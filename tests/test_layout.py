@@ -28,13 +28,16 @@ ORDER = """
     decoder, landmarks, clusters, view
     volumes, networks, targets
     landmark_training, principal_axes
+    atomic_model, bead_density, elastic_network, superposition
     distances
+    flexible_fitting < model_placement
     distance_net, metric_map
     contrast, density, hidden_rotation, reach
     dimension, local_geometry, paths, projections
     report
     overlay
     run
+    fitted_models < model_fits
     measurement
     learning, exploration, frame
     motion, pair_pictures

@@ -1,0 +1,225 @@
+"""Fitting a run's model: into the medoid's volume first, from there into every other."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cryodrgn_metric.cache import NO_CACHE, PieceStore, Stage
+from cryodrgn_metric.distances.atoms import atom_distances
+from cryodrgn_metric.distances.streaming import VOLUMES_PER_BATCH
+from cryodrgn_metric.errors import VolumeError
+from cryodrgn_metric.fitted_models import (
+    LEAST_CORRELATION,
+    FittedModels,
+    FrameModel,
+    fitting_of,
+)
+from cryodrgn_metric.flexible_fitting import FlexibleFitting
+from cryodrgn_metric.landmarks import Landmarks
+from cryodrgn_metric.model_placement import place_model
+from cryodrgn_metric.run import Run
+from cryodrgn_metric.superposition import superposed
+from cryodrgn_metric.threads import limited_to, map_in_threads
+
+__all__ = ["distances_along", "fit_landmarks", "require_fits"]
+
+logger = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+
+MOST_UNFITTED = 0.10  # of the landmarks
+
+
+def fit_landmarks(
+    run: Run, latents: npt.NDArray[np.float32], rotations: FloatArray, reference: int, key: str
+) -> FittedModels:
+    """Place the run's model in the reference volume, and fit it to all from there.
+
+    Arguments:
+        run: What all stages share.
+        latents: Of the landmarks. (L, d)
+        rotations: V_i ≈ R·V_reference. (L, 3, 3)
+        reference: The medoid by L2, a row of both.
+        key: Of the stage that found the rotations.
+
+    Raises:
+        VolumeError: The model doesn't fit the reference volume.
+    """
+    made_from = {
+        "distances": key,
+        "model": run.digests.get("model"),
+        "apix": run.apix_at_box(run.stream.box),
+        "seed": run.config.seed,
+        "flip": run.config.volumes.flip and run.model is not None,
+        "invert": run.config.volumes.invert,
+    }
+    with run.watch.stage("models"):
+        stage = run.cache.stage("reference_model", **made_from)
+        fitting = _reference(run, latents[reference], stage)
+        stage.forget_others()
+        stage = run.cache.stage("models", **made_from)
+        starts = _turned(fitting.model.positions, rotations)
+        coordinates, correlations = _fitted(run, fitting, latents, starts, stage, "Models")
+    if stage.loaded:
+        run.reused.append("models")
+        total = stage.loaded + stage.saved
+        logger.info("models: %d of %d batches of fits from an earlier run", stage.loaded, total)
+    stage.forget_others()
+    return FittedModels(fitting, coordinates, correlations, stage.key)
+
+
+def _reference(run: Run, latent: npt.NDArray[np.float32], stage: Stage) -> FlexibleFitting:
+    """The model in the reference volume; kept as a table: width, then x, y, z, weight a bead."""
+    table = stage.load(0)
+    if table is None:
+        table = _placed(run, latent)
+        stage.save(0, table)
+    fitting = fitting_of(run, table[1:, :3], table[1:, 3], float(table[0, 0]))
+    logger.info(
+        "%d beads, %.1f Å apart, stand for the molecule; correlation with the reference %.3f.",
+        len(fitting.model),
+        fitting.spacing_in_voxels * fitting.apix_in_angstroms,
+        table[0, 1],
+    )
+    _require_placed(run, float(table[0, 1]))
+    return fitting
+
+
+def _placed(run: Run, latent: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    with limited_to(1):  # the k-means of pseudo-atoms then adds up in one order
+        fitting, correlation = place_model(
+            run.model,
+            _volumes(run, latent[None])[0],
+            run.stream.window,
+            run.apix_at_box(run.stream.box),
+            run.stream.max_frequency,
+            run.config.seed,
+        )
+    beads = np.column_stack([fitting.model.positions, fitting.model.weights])
+    return np.concatenate([[[fitting.width_in_voxels, correlation, 0.0, 0.0]], beads])
+
+
+def _require_placed(run: Run, correlation: float) -> None:
+    if correlation >= LEAST_CORRELATION:
+        return
+    if run.model is None:
+        advice = "Type --invert if density is negative, or --distance so3."
+    else:
+        advice = (
+            "Is the pixel size right (--Apix), and the hand (--flip)? Is density negative "
+            "(--invert)? Is it finer than one bead a residue can show (--low-pass 6)? Without "
+            "--model one is made from the volume."
+        )
+    raise VolumeError(
+        f"The model does not fit the landmark in the middle: correlation {correlation:.2f}, of "
+        f"{LEAST_CORRELATION} needed. {advice}"
+    )
+
+
+def _turned(positions: npt.NDArray[np.float64], rotations: FloatArray) -> Tensor:
+    """R·X about the origin voxel, (L, A, 3)."""
+    turns = torch.from_numpy(np.ascontiguousarray(rotations)).double()
+    return torch.from_numpy(positions) @ turns.mT
+
+
+def _volumes(run: Run, latents: npt.NDArray[np.float32]) -> Tensor:
+    volumes = run.stream.volumes(latents).float()
+    return -volumes if run.config.volumes.invert else volumes
+
+
+def _fitted(
+    run: Run,
+    fitting: FlexibleFitting,
+    latents: npt.NDArray[np.float32],
+    starts: Tensor,
+    store: PieceStore = NO_CACHE,
+    desc: str | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Coordinates (L, A, 3) and correlations (L,), batch by batch."""
+    numbers = range(-(-len(latents) // VOLUMES_PER_BATCH))
+    parts = {number: store.load(number) for number in numbers}
+    missing = [number for number, part in parts.items() if part is None]
+
+    def fit(number: int) -> FloatArray:
+        chosen = slice(number * VOLUMES_PER_BATCH, (number + 1) * VOLUMES_PER_BATCH)
+        found = fitting.fit(_volumes(run, latents[chosen]), starts[chosen])
+        rows = torch.cat([found.correlations[:, None], found.positions.flatten(1)], dim=1)
+        return np.asarray(rows.cpu().numpy(), dtype=np.float32)
+
+    with tqdm(total=len(numbers), unit="batch", desc=desc, disable=desc is None) as bar:
+        bar.update(len(numbers) - len(missing))
+        found = map_in_threads(fit, missing, run.stream.decoder.device)
+        for number, part in zip(missing, found, strict=True):
+            store.save(number, part)
+            parts[number] = part
+            bar.update(1)
+    table = np.concatenate([part for part in parts.values() if part is not None])
+    return table[:, 1:].reshape(len(table), -1, 3), table[:, 0]
+
+
+def require_fits(run: Run, landmarks: Landmarks, models: FittedModels) -> None:
+    """Say which volumes no bent model explains, and refuse a run in which they are many.
+
+    Arguments:
+        run: What all stages share; its `scores` are filled.
+        landmarks: One a model.
+        models: Fitted to them.
+
+    Raises:
+        VolumeError: More than 10 % don't fit, or too few are left.
+    """
+    correlations, fits = models.correlations, models.is_fitted
+    middle, least = float(np.median(correlations)), float(correlations.min())
+    run.scores["fits"] = {
+        "beads": len(models.fitting.model),
+        "median_correlation": middle,
+        "least_correlation": least,
+        "left_out": int((~fits).sum()),
+    }
+    logger.info("Models fit with a correlation of %.3f (median; least %.3f).", middle, least)
+    bad = run.workdir.particle_indices[landmarks.indices[~fits]]
+    if not len(bad):
+        return
+    text = (
+        f"The model fits {len(bad)} of {len(landmarks)} volumes with a correlation below "
+        f"{LEAST_CORRELATION}; particles {', '.join(map(str, bad[:10]))}"
+        f"{', ...' if len(bad) > 10 else ''}."
+    )
+    if len(bad) > MOST_UNFITTED * len(landmarks):
+        raise VolumeError(
+            f"{text} More than {100 * MOST_UNFITTED:.0f} % means that moving atoms cannot express "
+            "how these volumes differ: a part that is there in some and not in others, or noise. "
+            "Type --distance so3, --low-pass with a coarser resolution, or --ind with particles "
+            "of one composition."
+        )
+    if run.config.metric_map.dimension > int(fits.sum()) - 1:
+        raise VolumeError(f"{text} Too few are left for --dim {run.config.metric_map.dimension}.")
+    logger.warning("%s They are left out.", text)
+
+
+def distances_along(
+    run: Run, model: FrameModel, latents: npt.NDArray[np.float32], rotations: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Fit the model to the volumes of a path, and compare these models.
+
+    Arguments:
+        run: What all stages share.
+        model: In the frame.
+        latents: Of the volumes. (P, d)
+        rotations: R, with R·V(z) in the frame. (P, 3, 3)
+
+    Returns:
+        Delta in Å (P, P), and the correlation of each fit (P,).
+    """
+    rest = torch.from_numpy(model.fitting.model.positions)
+    start = superposed(rest, torch.from_numpy(model.coordinates).double()).numpy()
+    starts = _turned(start, rotations.swapaxes(1, 2))
+    coordinates, correlations = _fitted(run, model.fitting, latents, starts)
+    found = atom_distances(torch.from_numpy(coordinates), run.config.distances.atom_distance)
+    return found.distances.numpy().astype(np.float32), correlations
