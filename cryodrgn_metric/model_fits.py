@@ -180,7 +180,9 @@ def require_fits(run: Run, landmarks: Landmarks, models: FittedModels) -> None:
         "beads": len(models.fitting.model),
         "median_correlation": middle,
         "least_correlation": least,
+        "least_allowed": LEAST_CORRELATION,
         "left_out": int((~fits).sum()),
+        "voxel_in_angstroms": models.fitting.apix_in_angstroms,
     }
     logger.info("Models fit with a correlation of %.3f (median; least %.3f).", middle, least)
     bad = run.workdir.particle_indices[landmarks.indices[~fits]]

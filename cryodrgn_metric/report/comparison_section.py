@@ -110,7 +110,7 @@ def _held_out(results: Results, other: Results) -> Figure:
         measured = measured[np.triu_indices(len(measured), 1)]
         pair_cloud(axis, measured, pdist(run.held_out["z_metric"]))
         diagonal(axis, float(measured.max()), "distance = Δ")
-        axis.set(xlabel="measured Δ (density units)", ylabel="distance in z'")
+        axis.set(xlabel=f"measured Δ ({run.unit})", ylabel="distance in z'")
         axis.set_title(
             f"{name}: stress-1 {shown(run.fidelity['z_metric']['stress1'])}", fontsize=10
         )
@@ -153,7 +153,9 @@ def _facts(run: Results) -> dict[str, Any]:
         "stress-1 of z'": fidelity["z_metric"]["stress1"],
         "Spearman of z'": fidelity["z_metric"]["spearman"],
         "median error of h_ψ": fidelity["h_psi"]["median_relative_error"],
-        "median Δ / |V|": run.relative_distance,
+        "distance": config["distances"]["distance"],
+        "median Δ": f"{run.fidelity['median_distance']:.3g} {run.unit}",
+        "median Δ / |V|": "–" if run.by_models else run.relative_distance,
         "share of rotation": run.summary["rotation"]["share"],
         "share of norms in Δ²": (run.summary["contrast"] or {}).get("norm_share", "–"),
         "outside the landmarks' reach": run.summary["reach"]["outside_share"],

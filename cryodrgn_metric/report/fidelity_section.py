@@ -79,17 +79,61 @@ def fidelity_section(results: Results) -> Section:
     reach, contrast = results.summary["reach"], results.summary["contrast"]
     if contrast is not None:
         pictures.insert(3, _contrast_picture(results))
+    if results.by_models:
+        pictures.insert(3, _fits_picture(results))
     count = len(results.held_out["measured"])
     pairs = count * (count - 1) // 2
     paragraphs = [
         f"Distances here are those of {scores['test_landmarks']} test landmarks, drawn at random "
         f"from the particles and kept from every model; their {pairs:,} pairs were measured "
         "exactly. Contrast is of all landmarks, reach and uncertainty of every particle.",
-        _contrast_in_words(contrast),
+        _fits_in_words(results) if results.by_models else _contrast_in_words(contrast),
         f"{100 * reach['outside_share']:.1f} % of the particles lie outside the landmarks' reach "
         "(is_outside in particles.npz).",
     ]
     return Section("fidelity", "Can z' be trusted?", paragraphs, pictures, [_table(results)])
+
+
+def _fits_picture(results: Results) -> Picture:
+    return Picture(
+        "fits",
+        _fits(results),
+        "How well the model, bent into each landmark's volume, explains its density (1: fully), "
+        "and against how far it had to move. Correlations that fall along the motion say that "
+        "more than positions changes: a part that comes or goes, or becomes blurred.",
+    )
+
+
+def _fits_in_words(results: Results) -> str:
+    fits = results.fidelity["fits"]
+    left_out = fits["left_out"]
+    rest = (
+        "all of them fit"
+        if not left_out
+        else f"{left_out} with less than {fits['least_allowed']:g} are left out"
+    )
+    return (
+        f"Δ compares models, not densities, in Å: {fits['beads']} beads were fitted to every "
+        f"landmark's volume, with a correlation of {shown(fits['median_correlation'])} (median; "
+        f"least {shown(fits['least_correlation'])}); {rest}. A part of less than about a third of "
+        "the mass may be missing and the model fit all the same: look at the volumes, too. "
+        "`models_fitted.pdb` opens in ChimeraX."
+    )
+
+
+def _fits(results: Results) -> Figure:
+    correlations = results.landmarks["fit_correlations"]
+    distances = results.landmarks["distances"]
+    moved = distances[distances.sum(axis=1).argmin()]
+    fits = results.fidelity["fits"]
+    figure, (left, right) = panels(2, "Models fitted to landmark volumes", height=3.4)
+    left.hist(correlations, bins=np.linspace(min(fits["least_allowed"], 0.8), 1, 41), color=INK)
+    left.axvline(fits["least_allowed"], color=ACCENT, lw=1.2, label="least that is accepted")
+    left.set(xlabel="correlation with the volume", ylabel="landmarks")
+    left.legend(frameon=False)
+    right.plot(moved, correlations, "o", ms=3, color=INK)
+    right.set(xlabel="Δ to the landmark in the middle (Å)", ylabel="correlation with the volume")
+    return figure
 
 
 def _contrast_picture(results: Results) -> Picture:
@@ -138,7 +182,7 @@ def _shepard(results: Results) -> Figure:
         )
         unit = "units of Δ" if ours else "its own units"
         axis.set(
-            xlabel="measured Δ (density units)", ylabel=f"distance in {SPACES[name]} ({unit})"
+            xlabel=f"measured Δ ({results.unit})", ylabel=f"distance in {SPACES[name]} ({unit})"
         )
     for axis in axes[len(spaces) :]:
         axis.set_axis_off()
@@ -173,13 +217,13 @@ def _distance_net(results: Results) -> Figure:
     figure, (left, right) = panels(2, "h_ψ on pairs of held-out landmarks")
     pair_cloud(left, measured, predicted)
     diagonal(left, float(measured.max()), "predicted = measured")
-    left.set(xlabel="measured Δ (density units)", ylabel="predicted h_ψ (density units)")
+    left.set(xlabel=f"measured Δ ({results.unit})", ylabel=f"predicted h_ψ ({results.unit})")
     left.set_title(f"median error {shown(errors['median_relative_error'], '.1%')}", fontsize=10)
     relative = 100 * (predicted - measured) / np.maximum(measured, 1e-30)
     pair_cloud(right, measured, relative)
     right.axhline(0, color=ACCENT, lw=1.2)
     bound = float(np.clip(np.percentile(np.abs(relative), 99), 1, 200))
-    right.set(xlabel="measured Δ (density units)", ylabel="error (%)", ylim=(-bound, bound))
+    right.set(xlabel=f"measured Δ ({results.unit})", ylabel="error (%)", ylim=(-bound, bound))
     p90 = shown(errors["percentile_90_relative_error"], ".1%")
     right.set_title(f"90 % of pairs within {p90}", fontsize=10)
     return figure

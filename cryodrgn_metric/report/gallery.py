@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,8 @@ _PURPOSES = {
     "fidelity.json": "the numbers of the first section",
     "report.json": "the other numbers of this page",
     "held_out.npz": "the test landmarks in every space",
+    "models_fitted.npz": "beads fitted to every landmark, in Å, and how well they fit",
+    "models_fitted.pdb": "those that fit, superposed: one model a landmark, for ChimeraX",
     "particles.npz": "stretch, density correction, uncertainty and reach of every particle",
     "striking_pairs.npz": "the pairs that z misjudges most, with projections",
     "metric_embed.yaml": "every parameter, version, and the hashes of the inputs",
@@ -86,9 +89,14 @@ def _facts(results: Results) -> dict[str, str]:
         f"{results.fidelity['test_landmarks']} held out",
         "dimensions": f"{results.workdir.latents.shape[1]} of z, {results.dimension} of z'",
         "volumes compared": f"box {box}, {apix:.3g} Å per voxel",
-        "distance": f"{config['distances']['distance']}, lmax {parameters['lmax']}",
+        "distance": f"{_distance(config['distances'])}, lmax {parameters['lmax']}",
         "version": f"cryodrgn_metric {parameters['version']}",
     }
+
+
+def _distance(config: dict[str, Any]) -> str:
+    by_atoms = config["distance"] == "atoms"
+    return f"atoms ({config['atom_distance']})" if by_atoms else str(config["distance"])
 
 
 def _scatter(results: Results, covariates: Columns) -> Scatter:

@@ -49,11 +49,12 @@ def motion_section(results: Results) -> Section:
             )
         )
     for path in results.paths:
-        pictures += _pictures(path)
+        pictures += _pictures(path, results.unit)
     paragraphs = [
         "Each path joins real particles through their nearest neighbours in z', as `cryodrgn "
         "graph_traversal` does in z. Its volumes are decoded, turned into one frame (that of the "
-        "landmark with the smallest sum of distances), and compared with each other again.",
+        "landmark with the smallest sum of distances), and compared with each other again"
+        f"{', by models fitted to them' if results.by_models else ''}.",
         f"{_movies(results)}`z_values.txt` in a path's folder is for `cryodrgn eval_vol --zfile`. "
         "Another path: `cryodrgn_metric report WORKDIR --path A B`, with the labels of two "
         "clusters.",
@@ -67,7 +68,7 @@ def _movies(results: Results) -> str:
     return "`movie.cxc` in a path's folder opens its volumes in ChimeraX as a movie. "
 
 
-def _pictures(path: MeasuredPath) -> list[Picture]:
+def _pictures(path: MeasuredPath, unit: str) -> list[Picture]:
     name = path.folder.name
     return [
         Picture(
@@ -84,7 +85,7 @@ def _pictures(path: MeasuredPath) -> list[Picture]:
         ),
         Picture(
             f"{name}_steps",
-            _steps(path),
+            _steps(path, unit),
             f"Measured Δ from each volume of the {path.title} to the next, and added up. Even "
             "steps are a continuous motion; one large step is a jump between two states.",
         ),
@@ -159,16 +160,16 @@ def _grid(
     return figure
 
 
-def _steps(path: MeasuredPath) -> Figure:
+def _steps(path: MeasuredPath, unit: str) -> Figure:
     steps = path.steps
     numbers = np.arange(2, len(steps) + 2)
     figure, (left, right) = panels(2, path.title, height=3.2)
     left.bar(numbers, steps, color=INK)
-    left.set(xlabel="to volume", ylabel="Δ from the one before (density units)")
+    left.set(xlabel="to volume", ylabel=f"Δ from the one before ({unit})")
     right.plot([1, *numbers], [0, *np.cumsum(steps)], "o-", color=INK, label="added up")
     ends = path.arrays["distances"][0]
     right.plot([1, *numbers], ends, "o-", color=ACCENT, label="straight from the first")
-    right.set(xlabel="volume", ylabel="Δ (density units)")
+    right.set(xlabel="volume", ylabel=f"Δ ({unit})")
     for axis in (left, right):
         axis.xaxis.get_major_locator().set_params(integer=True)
     right.legend(frameon=False)

@@ -147,6 +147,16 @@ class Results:
         return np.array([cluster["medoid_row"] for cluster in self.summary["clusters"]])
 
     @property
+    def unit(self) -> str:
+        """Of Delta."""
+        return "Å" if self.by_models else "density units"
+
+    @property
+    def by_models(self) -> bool:
+        """Whether Delta compares models that were fitted to the volumes (--distance atoms)."""
+        return "fits" in self.fidelity
+
+    @property
     def relative_distance(self) -> float:
         """The median Delta of held-out pairs, of a volume's typical norm."""
         size = self.fidelity["median_distance"] or 0.0
