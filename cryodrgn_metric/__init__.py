@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cryodrgn_metric.atomic_model import AtomicModel, read_model
     from cryodrgn_metric.distance_net import DistanceNet
+    from cryodrgn_metric.distances.atoms import atom_distances
     from cryodrgn_metric.distances.base import Alignment, PairwiseDistances
     from cryodrgn_metric.distances.rotation import align, pairwise_distances, rotate
     from cryodrgn_metric.errors import (
@@ -24,16 +26,19 @@ if TYPE_CHECKING:
         WorkdirError,
     )
     from cryodrgn_metric.metric_map import MetricMap
+    from cryodrgn_metric.model_placement import ModelFits, fit_models
     from cryodrgn_metric.workdir import Workdir, open_workdir
 
 __all__ = [
     "Alignment",
     "ArgumentError",
+    "AtomicModel",
     "DistanceNet",
     "FolderBusyError",
     "MetricError",
     "MetricMap",
     "MissingExtraError",
+    "ModelFits",
     "OutputError",
     "PairwiseDistances",
     "UnsafeFileError",
@@ -42,15 +47,20 @@ __all__ = [
     "WorkdirError",
     "__version__",
     "align",
+    "atom_distances",
+    "fit_models",
     "open_workdir",
     "pairwise_distances",
+    "read_model",
     "rotate",
 ]
 
 __version__ = "0.1.0"
 
 _NAMES_BY_MODULE = {
+    "atomic_model": ("AtomicModel", "read_model"),
     "distance_net": ("DistanceNet",),
+    "distances.atoms": ("atom_distances",),
     "distances.base": ("Alignment", "PairwiseDistances"),
     "distances.rotation": ("align", "pairwise_distances", "rotate"),
     "errors": (
@@ -64,6 +74,7 @@ _NAMES_BY_MODULE = {
         "WorkdirError",
     ),
     "metric_map": ("MetricMap",),
+    "model_placement": ("ModelFits", "fit_models"),
     "workdir": ("Workdir", "open_workdir"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}

@@ -10,6 +10,7 @@ by the beads, cheap: V is blurred once, then sampled where the beads are.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,10 +93,16 @@ def _within_ball(density: Tensor, max_frequency: float) -> Tensor:
 
 def _frequencies(box: int, like: Tensor) -> Tensor:
     """|k| in cycles a voxel, of rfftn."""
+    x, y, z = _axes(box, like)
+    radius: Tensor = (x**2 + y**2 + z**2).sqrt()
+    return radius
+
+
+def _axes(box: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x, y, z of the frequencies of rfftn, in cycles a voxel, to be broadcast."""
     full = torch.fft.fftfreq(box, dtype=like.dtype, device=like.device)
     half = torch.fft.rfftfreq(box, dtype=like.dtype, device=like.device)
-    radius: Tensor = (full[:, None, None] ** 2 + full[:, None] ** 2 + half**2).sqrt()
-    return radius
+    return half, full[:, None], full[:, None, None]
 
 
 class BlurredVolumes:
@@ -119,8 +126,10 @@ class BlurredVolumes:
         sides = (self._box,) * 3
         blurred = torch.fft.irfftn(spectrum * torch.exp(-squared * blur**2 / 2), s=sides)
         self._norms = blurred.square().sum(dim=(1, 2, 3)).sqrt()
-        seen = torch.exp(-squared * (self._variance + blur**2) / 2)
-        self._fields = torch.fft.irfftn(spectrum * seen, s=sides)[:, None]
+        seen = spectrum * torch.exp(-squared * (self._variance + blur**2) / 2)
+        along = _axes(self._box, volumes)
+        parts = [seen, *(seen * (2j * math.pi * axis) for axis in along)]
+        self._fields = torch.stack([torch.fft.irfftn(one, s=sides) for one in parts], dim=1)
 
     def correlation(self, positions: Tensor, weights: Tensor, apart: Tensor) -> Tensor:
         """The correlation of beads with each volume, (B,); differentiable.
@@ -130,16 +139,33 @@ class BlurredVolumes:
             weights: (A,).
             apart: Distances between beads, (B, A, A).
         """
-        overlap = self._sampled(positions) @ weights
+        values: Tensor = _Sampled.apply(positions, self._fields)  # type: ignore[no-untyped-call]
+        overlap = values @ weights
         kernel = torch.exp(-apart.square() / (4 * self._variance))
         norm = (kernel @ weights) @ weights / (4 * math.pi * self._variance) ** 1.5
         mean = weights.sum().square() / self._inside  # of Pearson's correlation
         found: Tensor = overlap / (self._norms * (norm - mean).clamp(min=1e-30).sqrt())
         return found
 
-    def _sampled(self, positions: Tensor) -> Tensor:
-        """The blurred volumes at (B, A, 3), linearly interpolated; 0 outside the box."""
-        places = (positions + self._box // 2) * (2 / (self._box - 1)) - 1
-        found = grid_sample(self._fields, places[:, :, None, None], align_corners=True)
-        values: Tensor = found[:, 0, :, 0, 0]
+
+class _Sampled(torch.autograd.Function):
+    """Fields at places (B, A, 3), and the gradient from the fields' own derivatives.
+
+    That of the interpolated field itself would jump at every voxel's edge, and draw beads to
+    where voxels are: copies of one molecule, turned, then differed by 1.7 Å instead of 0.8 (in
+    voxels of 2.5).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, positions: Tensor, fields: Tensor) -> Tensor:
+        box = fields.shape[-1]
+        places = (positions + box // 2) * (2 / (box - 1)) - 1
+        found = grid_sample(fields, places[:, :, None, None], align_corners=True)[..., 0, 0]
+        ctx.save_for_backward(found[:, 1:])
+        values: Tensor = found[:, 0]
         return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (slopes,) = ctx.saved_tensors
+        return (gradients[0][:, None] * slopes).mT, None

@@ -25,7 +25,7 @@ from cryodrgn_metric.superposition import optimal_rotations
 
 __all__ = ["Fits", "FlexibleFitting"]
 
-STIFFNESS = 0.1  # of the springs, beside a correlation of at most 1
+STIFFNESS = 0.2  # of the springs, beside a correlation of at most 1
 STEP = 0.1  # voxels (RMS over the beads) that the softest mode may go at once
 
 
@@ -40,7 +40,7 @@ class _Level:
 
 
 # By experiment: all beads from the start lag behind at the far end of a domain's swing.
-LEVELS = (_Level(1.2, 30, 60, 1e-3), _Level(0.6, 90, 40, 1e-3), _Level(0.0, 0, 60, 1e-2))
+LEVELS = (_Level(1.2, 30, 40, 1e-3), _Level(0.6, 90, 30, 1e-3), _Level(0.0, 0, 40, 1e-2))
 RIGID_BLURS, RIGID_STEPS = (1.2, 0.6), 40
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from cryodrgn_metric.atomic_model import AtomicModel, contour_of, pseudo_atoms
 from cryodrgn_metric.bead_density import correlation, rendered
-from cryodrgn_metric.distances.rotation import align
+from cryodrgn_metric.distances.rotation import align, pairwise_distances
 from cryodrgn_metric.flexible_fitting import Fits, FlexibleFitting
+from cryodrgn_metric.so3.conventions import WINDOW_RADIUS, spherical_window, windowed
 
-__all__ = ["place_model"]
+__all__ = ["ModelFits", "fit_models", "place_model"]
 
 NARROWEST, WIDEST = 0.5, 1.2  # of a bead: in voxels, and in spacings
 FIRST_WIDTH = 0.5  # in spacings, while it isn't known
 FEWEST_SHELLS = 4.0
+_AT_ONCE = 8
 
 
 def place_model(
@@ -118,3 +122,71 @@ def _with_best_width(
     most = max(WIDEST * fitting.spacing_in_voxels, 2 * NARROWEST)
     best = minimize_scalar(loss, bounds=(NARROWEST, most), method="bounded")
     return replace(fitting, width_in_voxels=float(best.x))
+
+
+@dataclass(frozen=True)
+class ModelFits:
+    """One model, fitted to many volumes.
+
+    Arguments:
+        coordinates: x, y, z in Å from the origin voxel of each volume. (L, A, 3)
+        correlations: With each volume; below 0.8 a model doesn't fit. (L,)
+        reference: The volume that the model was placed in, from which all fits start.
+        model: At rest there.
+    """
+
+    coordinates: npt.NDArray[np.float32]
+    correlations: npt.NDArray[np.float32]
+    reference: int
+    model: AtomicModel
+
+
+def fit_models(
+    volumes: npt.NDArray[Any],
+    apix_in_angstroms: float,
+    model: AtomicModel | None = None,
+    *,
+    window: float = WINDOW_RADIUS,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> ModelFits:
+    """Fit a model of beads to volumes; `atom_distances` then compares them by it.
+
+    The medoid of `pairwise_distances` is the reference: the model is placed in it, or made from
+    it, and bent into every volume from there, after that volume's rotation.
+
+    Arguments:
+        volumes: (L, n, n, n) density [z, y, x], of the molecule positive.
+        apix_in_angstroms: Size of a voxel.
+        model: From `read_model`, wherever it lies; None: pseudo-atoms.
+        window: Start of the window's fall-off as a fraction of the half box.
+        seed: Of the pseudo-atoms.
+        device: Where volumes are compared and models fitted.
+
+    Raises:
+        VolumeError: A volume can't be compared, or is too empty to make a model from it.
+
+    Example:
+        >>> axis = np.arange(16) - 8
+        >>> body = np.exp(-(axis[:, None, None] ** 2 + axis[:, None] ** 2 / 2 + axis**2 / 4) / 8)
+        >>> fits = fit_models(np.stack([body, np.roll(body, 1, axis=2)]), 4.0)
+        >>> fits.coordinates.shape[::2], bool(fits.correlations.min() > 0.9)
+        ((2, 3), True)
+    """
+    pairs = pairwise_distances(volumes, window=window, device=device)
+    reference = int(pairs.distances.sum(axis=1).argmin())
+    soft = spherical_window(volumes.shape[-1], window)
+    seen = windowed(torch.from_numpy(np.array(volumes, dtype=np.float32)), soft).to(device)
+    fitting, _ = place_model(model, seen[reference], soft, apix_in_angstroms, seed=seed)
+    turns = torch.from_numpy(pairs.rotations[:, reference]).double()
+    starts = torch.from_numpy(fitting.model.positions) @ turns.mT
+    found = [
+        fitting.fit(some, start)
+        for some, start in zip(seen.split(_AT_ONCE), starts.split(_AT_ONCE), strict=True)
+    ]
+    return ModelFits(
+        coordinates=torch.cat([one.positions for one in found]).cpu().numpy(),
+        correlations=torch.cat([one.correlations for one in found]).cpu().numpy(),
+        reference=reference,
+        model=fitting.model,
+    )
