@@ -135,15 +135,14 @@ def _structure(path: Path) -> Any:
             f"--model {path} is not a readable .pdb or .cif file: {brief(error)}"
         ) from error
     structure.remove_waters()
+    structure.remove_alternative_conformations()
     return structure
 
 
 def _residues(structure: Any) -> Iterator[_Residue]:
     for chain in structure[0] if len(structure) else ():
-        for residue in chain.first_conformer():
-            atoms = [
-                atom.pos.tolist() for atom in residue.first_conformer() if not _is_hydrogen(atom)
-            ]
+        for residue in chain:
+            atoms = [atom.pos.tolist() for atom in residue if not _is_hydrogen(atom)]
             positions = np.array(atoms, dtype=np.float64).reshape(-1, 3)
             positions = positions[np.isfinite(positions).all(axis=1)]
             if len(positions):
@@ -203,16 +202,16 @@ def pseudo_atoms(
           Milligan, Schulten & McCammon, 1998), doi:10.1006/jmbi.1998.2232
     """
     density = np.asarray(volume, dtype=np.float64)
-    inside = np.argwhere(density > contour_of(density))
+    contour = contour_of(density)
+    inside = np.argwhere(density > contour)
     count = min(most_beads, len(inside) // VOXELS_PER_PSEUDO_ATOM)
     if count < FEWEST_BEADS:
         raise VolumeError(
             f"{len(inside)} voxels of the reference volume stand out, of "
-            f"{FEWEST_BEADS * VOXELS_PER_PSEUDO_ATOM} needed to make a model from it. Compare in "
-            "finer voxels (-d), or type --distance so3."
+            f"{FEWEST_BEADS * VOXELS_PER_PSEUDO_ATOM} needed to make a model from it. Is it "
+            "trained? Compare in finer voxels (-d), or type --distance so3."
         )
-    mass = density[tuple(inside.T)]
-    mass = mass - np.median(density)  # of the solvent
+    mass = density[tuple(inside.T)] - min(contour, float(np.median(density)))  # of the solvent
     voxels = inside[:, ::-1] - density.shape[0] // 2
     found = KMeans(count, n_init=1, random_state=seed).fit(voxels, sample_weight=mass)
     weights = np.bincount(found.labels_, weights=mass, minlength=count)

@@ -80,6 +80,17 @@ class ElasticNetwork:
         stiffness = torch.from_numpy(self.stiffness).to(apart)
         return (stiffness * stretch.square()).sum(dim=(1, 2)) / (4 * apart.shape[-1])
 
+    def strains(self, apart: Tensor) -> Tensor:
+        """By which share springs are longer or shorter than at rest, RMS, (B,).
+
+        Arguments:
+            apart: As in `energies`.
+        """
+        joined = torch.from_numpy(self.stiffness > 0).to(apart.device)
+        rest = torch.from_numpy(self.lengths).to(apart)[joined]
+        strain: Tensor = ((apart[:, joined] - rest) / rest).square().mean(dim=1).sqrt()
+        return strain
+
     def modes(self) -> tuple[FloatArray, FloatArray]:
         """Normal modes of the network at rest, softest first.
 

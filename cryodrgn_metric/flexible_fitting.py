@@ -51,10 +51,13 @@ class Fits:
     Arguments:
         positions: (B, A, 3), x, y, z in Å from the origin voxel.
         correlations: With the volumes as they are, (B,).
+        strains: By which share springs are longer or shorter than at rest, RMS, (B,). A model
+            that has to explain a volume without one of its parts squeezes it into the others.
     """
 
     positions: Tensor
     correlations: Tensor
+    strains: Tensor
 
 
 @dataclass(frozen=True)
@@ -106,16 +109,17 @@ class FlexibleFitting:
         return self.judged(volumes, positions * self.apix_in_angstroms)
 
     def judged(self, volumes: Tensor, positions: Tensor) -> Fits:
-        """Models as they are, in Å, with their correlations."""
+        """Models as they are, in Å, with their correlations and strains."""
+        beads = positions / self.apix_in_angstroms
         found = correlation(
-            positions / self.apix_in_angstroms,
+            beads,
             self._weights.to(volumes),
             self.width_in_voxels,
             volumes,
             self.window,
             self.max_frequency,
         )
-        return Fits(positions, found)
+        return Fits(positions, found, self._network.strains(_apart(beads)))
 
     @property
     def spacing_in_voxels(self) -> float:
@@ -172,7 +176,7 @@ class FlexibleFitting:
         with torch.enable_grad():
             for _ in range(steps):
                 where = positions(free)
-                apart = torch.cdist(where, where, compute_mode="donot_use_mm_for_euclid_dist")
+                apart = _apart(where)
                 found = blurred.correlation(where, weights, apart)
                 loss = STIFFNESS * self._network.energies(apart) - found
                 (free.grad,) = torch.autograd.grad(loss.sum(), [free])
@@ -200,3 +204,9 @@ class FlexibleFitting:
     def _spectrum(self) -> tuple[Tensor, Tensor]:
         values, modes = self._network.modes()
         return torch.from_numpy(values), torch.from_numpy(modes)
+
+
+def _apart(positions: Tensor) -> Tensor:
+    """Distances between beads, (B, A, A)."""
+    apart: Tensor = torch.cdist(positions, positions, compute_mode="donot_use_mm_for_euclid_dist")
+    return apart

@@ -251,7 +251,10 @@ def _save_distances(run: Run, measured: Measured) -> None:
     rotations = mirrored(pairs.rotations) if run.config.volumes.flip else pairs.rotations
     models, more = measured.models, {}
     if models is not None:
-        more["fit_correlations"] = models.correlations[models.is_fitted]
+        fits = models.is_fitted
+        more["fit_correlations"], more["fit_strains"] = (
+            values[fits] for values in (models.correlations, models.strains)
+        )
     else:
         stale = [run.folder.models_fitted, run.folder.models_fitted_pdb]
         artifacts.remove_files(stale)

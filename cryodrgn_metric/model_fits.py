@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from cryodrgn_metric.distances.streaming import VOLUMES_PER_BATCH
 from cryodrgn_metric.errors import VolumeError
 from cryodrgn_metric.fitted_models import (
     LEAST_CORRELATION,
+    MOST_STRAIN,
     FittedModels,
     FrameModel,
     fitting_of,
@@ -65,17 +67,20 @@ def fit_landmarks(
         stage.forget_others()
         stage = run.cache.stage("models", **made_from)
         starts = _turned(fitting.model.positions, rotations)
-        coordinates, correlations = _fitted(run, fitting, latents, starts, stage, "Models")
+        found = _fitted(run, fitting, latents, starts, stage, "Models")
     if stage.loaded:
         run.reused.append("models")
         total = stage.loaded + stage.saved
         logger.info("models: %d of %d batches of fits from an earlier run", stage.loaded, total)
     stage.forget_others()
-    return FittedModels(fitting, coordinates, correlations, stage.key)
+    return replace(found, key=stage.key)
 
 
 def _reference(run: Run, latent: npt.NDArray[np.float32], stage: Stage) -> FlexibleFitting:
-    """The model in the reference volume; kept as a table: width, then x, y, z, weight a bead."""
+    """The model in the reference volume; kept as a table.
+
+    Width of a bead, correlation and strain in its first row; x, y, z and weight of the beads.
+    """
     table = stage.load(0)
     if table is None:
         table = _placed(run, latent)
@@ -87,38 +92,53 @@ def _reference(run: Run, latent: npt.NDArray[np.float32], stage: Stage) -> Flexi
         fitting.spacing_in_voxels * fitting.apix_in_angstroms,
         table[0, 1],
     )
-    _require_placed(run, float(table[0, 1]))
+    _require_placed(run, *map(float, table[0, 1:3]))
     return fitting
 
 
 def _placed(run: Run, latent: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    volume = _volumes(run, latent[None])[0]
+    _require_contrast(run, volume)
     with limited_to(1):  # the k-means of pseudo-atoms then adds up in one order
-        fitting, correlation = place_model(
+        fitting, found = place_model(
             run.model,
-            _volumes(run, latent[None])[0],
+            volume,
             run.stream.window,
             run.apix_at_box(run.stream.box),
             run.stream.max_frequency,
             run.config.seed,
         )
     beads = np.column_stack([fitting.model.positions, fitting.model.weights])
-    return np.concatenate([[[fitting.width_in_voxels, correlation, 0.0, 0.0]], beads])
+    head = [fitting.width_in_voxels, float(found.correlations[0]), float(found.strains[0]), 0.0]
+    return np.concatenate([[head], beads])
 
 
-def _require_placed(run: Run, correlation: float) -> None:
-    if correlation >= LEAST_CORRELATION:
+def _require_contrast(run: Run, volume: Tensor) -> None:
+    """A molecule is a small dense part of its box."""
+    if float((volume - volume.mean()).pow(3).mean()) > 0:
+        return
+    advice = "Leave out --invert." if run.config.volumes.invert else "Type --invert."
+    raise VolumeError(
+        f"The molecule's density is negative in the landmark in the middle, where atoms are "
+        f"positive. {advice}"
+    )
+
+
+def _require_placed(run: Run, correlation: float, strain: float) -> None:
+    if correlation >= LEAST_CORRELATION and strain <= MOST_STRAIN:
         return
     if run.model is None:
         advice = "Type --invert if density is negative, or --distance so3."
     else:
         advice = (
-            "Is the pixel size right (--Apix), and the hand (--flip)? Is density negative "
-            "(--invert)? Is it finer than one bead a residue can show (--low-pass 6)? Without "
-            "--model one is made from the volume."
+            "Is it the whole molecule? Is the pixel size right (--Apix), and the hand (--flip)? "
+            "Is density negative (--invert)? Is it finer than one bead a residue can show "
+            "(--low-pass 6)? Without --model one is made from the volume."
         )
     raise VolumeError(
-        f"The model does not fit the landmark in the middle: correlation {correlation:.2f}, of "
-        f"{LEAST_CORRELATION} needed. {advice}"
+        f"The model does not fit the landmark in the middle: correlation {correlation:.2f}, its "
+        f"springs changed by {100 * strain:.0f} %; expected at least {LEAST_CORRELATION:g}, and at "
+        f"most {100 * MOST_STRAIN:.0f} %. {advice}"
     )
 
 
@@ -140,8 +160,8 @@ def _fitted(
     starts: Tensor,
     store: PieceStore = NO_CACHE,
     desc: str | None = None,
-) -> tuple[FloatArray, FloatArray]:
-    """Coordinates (L, A, 3) and correlations (L,), batch by batch."""
+) -> FittedModels:
+    """Batch by batch, each kept as a table: correlation, strain, then x, y, z of all beads."""
     numbers = range(-(-len(latents) // VOLUMES_PER_BATCH))
     parts = {number: store.load(number) for number in numbers}
     missing = [number for number, part in parts.items() if part is None]
@@ -149,7 +169,8 @@ def _fitted(
     def fit(number: int) -> FloatArray:
         chosen = slice(number * VOLUMES_PER_BATCH, (number + 1) * VOLUMES_PER_BATCH)
         found = fitting.fit(_volumes(run, latents[chosen]), starts[chosen])
-        rows = torch.cat([found.correlations[:, None], found.positions.flatten(1)], dim=1)
+        quality = torch.stack([found.correlations, found.strains], dim=1)
+        rows = torch.cat([quality, found.positions.flatten(1)], dim=1)
         return np.asarray(rows.cpu().numpy(), dtype=np.float32)
 
     with tqdm(total=len(numbers), unit="batch", desc=desc, disable=desc is None) as bar:
@@ -160,7 +181,8 @@ def _fitted(
             parts[number] = part
             bar.update(1)
     table = np.concatenate([part for part in parts.values() if part is not None])
-    return table[:, 1:].reshape(len(table), -1, 3), table[:, 0]
+    coordinates = table[:, 2:].reshape(len(table), -1, 3)
+    return FittedModels(fitting, coordinates, table[:, 0], table[:, 1], key="")
 
 
 def require_fits(run: Run, landmarks: Landmarks, models: FittedModels) -> None:
@@ -181,6 +203,8 @@ def require_fits(run: Run, landmarks: Landmarks, models: FittedModels) -> None:
         "median_correlation": middle,
         "least_correlation": least,
         "least_allowed": LEAST_CORRELATION,
+        "median_strain": float(np.median(models.strains)),
+        "most_strain_allowed": MOST_STRAIN,
         "left_out": int((~fits).sum()),
         "voxel_in_angstroms": models.fitting.apix_in_angstroms,
     }
@@ -189,9 +213,9 @@ def require_fits(run: Run, landmarks: Landmarks, models: FittedModels) -> None:
     if not len(bad):
         return
     text = (
-        f"The model fits {len(bad)} of {len(landmarks)} volumes with a correlation below "
-        f"{LEAST_CORRELATION}; particles {', '.join(map(str, bad[:10]))}"
-        f"{', ...' if len(bad) > 10 else ''}."
+        f"The model does not fit {len(bad)} of {len(landmarks)} volumes (correlation below "
+        f"{LEAST_CORRELATION:g}, or squeezed by more than {100 * MOST_STRAIN:.0f} %); particles "
+        f"{', '.join(map(str, bad[:10]))}{', ...' if len(bad) > 10 else ''}."
     )
     if len(bad) > MOST_UNFITTED * len(landmarks):
         raise VolumeError(
@@ -207,7 +231,7 @@ def require_fits(run: Run, landmarks: Landmarks, models: FittedModels) -> None:
 
 def distances_along(
     run: Run, model: FrameModel, latents: npt.NDArray[np.float32], rotations: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FittedModels]:
     """Fit the model to the volumes of a path, and compare these models.
 
     Arguments:
@@ -217,11 +241,12 @@ def distances_along(
         rotations: R, with R·V(z) in the frame. (P, 3, 3)
 
     Returns:
-        Delta in Å (P, P), and the correlation of each fit (P,).
+        Delta in Å (P, P), and how the models fit; a path keeps those that don't.
     """
     rest = torch.from_numpy(model.fitting.model.positions)
     start = superposed(rest, torch.from_numpy(model.coordinates).double()).numpy()
     starts = _turned(start, rotations.swapaxes(1, 2))
-    coordinates, correlations = _fitted(run, model.fitting, latents, starts)
-    found = atom_distances(torch.from_numpy(coordinates), run.config.distances.atom_distance)
-    return found.distances.numpy().astype(np.float32), correlations
+    models = _fitted(run, model.fitting, latents, starts)
+    coordinates = torch.from_numpy(models.coordinates)
+    found = atom_distances(coordinates, run.config.distances.atom_distance)
+    return found.distances.numpy().astype(np.float32), models

@@ -32,7 +32,7 @@ def place_model(
     apix_in_angstroms: float,
     max_frequency: float | None = None,
     seed: int = 0,
-) -> tuple[FlexibleFitting, float]:
+) -> tuple[FlexibleFitting, Fits]:
     """Fit a model into a volume: its orientation by an exhaustive search, then flexibly.
 
     The search is `align` of the model's simulated density, its centroid on the volume's, at the
@@ -51,7 +51,7 @@ def place_model(
 
     Returns:
         What fits the model to other volumes, at rest in this one (in Å from the origin voxel); and
-        its correlation with this one.
+        how it fits this one, its strain that of the model as it came.
 
     Raises:
         VolumeError: The volume is too empty to make a model from it.
@@ -66,9 +66,9 @@ def place_model(
     fitting = _with_best_width(fitting, volume, start)
     found = fitting.fit(volume[None], start)
     fitting = _with_best_width(fitting, volume, found.positions)
-    reached = float(fitting.judged(volume[None], found.positions).correlations[0])
+    found = fitting.judged(volume[None], found.positions)
     rest = found.positions[0].double().cpu().numpy()
-    return replace(fitting, model=replace(made, positions=rest)), reached
+    return replace(fitting, model=replace(made, positions=rest)), found
 
 
 def _placed_rigidly(fitting: FlexibleFitting, volume: Tensor) -> Tensor:
@@ -131,12 +131,15 @@ class ModelFits:
     Arguments:
         coordinates: x, y, z in Å from the origin voxel of each volume. (L, A, 3)
         correlations: With each volume; below 0.8 a model doesn't fit. (L,)
+        strains: By which share its springs are longer or shorter, RMS; above 0.18 it is squeezed
+            into what it can't explain. (L,)
         reference: The volume that the model was placed in, from which all fits start.
         model: At rest there.
     """
 
     coordinates: npt.NDArray[np.float32]
     correlations: npt.NDArray[np.float32]
+    strains: npt.NDArray[np.float32]
     reference: int
     model: AtomicModel
 
@@ -187,6 +190,7 @@ def fit_models(
     return ModelFits(
         coordinates=torch.cat([one.positions for one in found]).cpu().numpy(),
         correlations=torch.cat([one.correlations for one in found]).cpu().numpy(),
+        strains=torch.cat([one.strains for one in found]).cpu().numpy(),
         reference=reference,
         model=fitting.model,
     )

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from cryodrgn_metric import artifacts
 from cryodrgn_metric.clusters import Clusters
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.fitted_models import LEAST_CORRELATION
 from cryodrgn_metric.frame import (
     AlignedVolumes,
     Frame,
@@ -257,17 +256,16 @@ def _measured_by_models(
     """With --distance atoms, Delta of models fitted to the volumes, and how well they fit."""
     if frame.model is None:
         return {}
-    distances, fits = distances_along(run, frame.model, volumes.latents, volumes.rotations)
-    poor = particles[fits < LEAST_CORRELATION]
+    distances, models = distances_along(run, frame.model, volumes.latents, volumes.rotations)
+    poor = particles[~models.is_fitted]
     if len(poor):
         logger.warning(
-            "%s: models fit the volumes of particles %s with a correlation below %g; Delta to "
-            "them is not to be trusted.",
+            "%s: the model does not fit the volumes of particles %s; Delta to them is not to be "
+            "trusted.",
             name,
             ", ".join(map(str, poor)),
-            LEAST_CORRELATION,
         )
-    return {"distances": distances, "fit_correlations": fits}
+    return {"distances": distances, "fit_correlations": models.correlations}
 
 
 def _pictures(run: Run, volumes: AlignedVolumes, files: list[Path]) -> tuple[Array, Array]:

@@ -37,7 +37,7 @@ EVERY_OPTION = (  # each differs from its default
     "--epoch 120 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 --loss weighted "
     "-d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 --flip --invert --scale unit "
     "--ksample 7 --skip-vol --skip-umap --skip-report --seed 3 --device 1 --threads 2 "
-    "--precision bfloat16"
+    "--precision bfloat16 --distance atoms --model m.pdb --atom-distance drmsd"
 ).split()
 
 
@@ -172,7 +172,6 @@ class TestCommand:
         defaults = vars(parser.parse_args([str(DEMO)]))
         assert {k for k, v in vars(wanted).items() if v == defaults[k]} == {
             "workdir",
-            "distance",
             "restart",
         }
         (line,) = (li for li in printed(*typed).splitlines() if li.startswith("cryodrgn_metric "))

@@ -60,8 +60,9 @@ class TestConfig:
         given = (
             "w --epoch 25 -o out --landmarks 60 --sampling farthest --ind i.pkl --dim 4 "
             "--loss weighted -d 32 --low-pass 8.5 --mask m.mrc --mask-radius 0.7 --Apix 1.3 "
-            "--flip --invert --distance so3 --scale unit --ksample 7 --skip-vol --skip-umap "
-            "--seed 3 --device cpu --threads 2 --restart --precision bfloat16"
+            "--flip --invert --distance atoms --model m.pdb --atom-distance drmsd --scale unit "
+            "--ksample 7 --skip-vol --skip-umap --seed 3 --device cpu --threads 2 --restart "
+            "--precision bfloat16"
         )
         assert command.embed_config(parse(*given.split())) == EmbedConfig(
             workdir=os.path.abspath("w"),
@@ -75,7 +76,7 @@ class TestConfig:
             volumes=VolumeConfig(
                 32, 8.5, 1.3, os.path.abspath("m.mrc"), 0.7, True, True, "bfloat16"
             ),
-            distances=DistanceConfig("so3", "unit"),
+            distances=DistanceConfig("atoms", "unit", os.path.abspath("m.pdb"), "drmsd"),
             metric_map=MetricMapConfig(dimension=4, loss="weighted"),
             clusters=ClusterConfig(7, True, True),
         )
@@ -103,6 +104,8 @@ class TestConfig:
             "w --dim auto",
             "w --flow",
             "w --precision half",
+            "w --distance L1",
+            "w --atom-distance gdt",
         ],
     )
     def test_argparse_refuses(self, arguments, capsys):

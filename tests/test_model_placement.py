@@ -11,8 +11,11 @@ from open_closed import APIX, DATA, LID, Enzyme, superposed_rmsd
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_metric import atom_distances, fit_models, pairwise_distances, read_model
+from cryodrgn_metric.fitted_models import LEAST_CORRELATION, MOST_STRAIN
 
-STEPS = (0, 6, 12, 18, 24, 12, 12)  # the one in the middle three times: nothing but turned
+STEPS = (0, 6, 12, 18, 24, 12)  # the one in the middle twice: nothing but turned
+TURNS = Rotation.random(len(STEPS), random_state=0).as_matrix()
+UPPER = np.triu_indices(len(STEPS), 1)
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +25,7 @@ def enzyme():
 
 @pytest.fixture(scope="module")
 def volumes(enzyme):
-    turns = Rotation.random(len(STEPS), random_state=0).as_matrix()
-    return np.stack([enzyme.density(step, turn) for step, turn in zip(STEPS, turns, strict=True)])
+    return np.stack([enzyme.density(step, turn) for step, turn in zip(STEPS, TURNS, strict=True)])
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +43,19 @@ def closed(enzyme, tmp_path_factory):
     return read_model(path)
 
 
-@pytest.fixture(scope="module", params=["model", "pseudo-atoms"])
-def fits(request, volumes, closed):
-    return fit_models(volumes, APIX, closed if request.param == "model" else None)
+@pytest.fixture(scope="module")
+def by_model(volumes, closed):
+    return fit_models(volumes, APIX, closed)
+
+
+@pytest.fixture(scope="module")
+def by_pseudo_atoms(volumes):
+    return fit_models(volumes, APIX)
+
+
+@pytest.fixture(params=["by_model", "by_pseudo_atoms"])
+def fits(request):
+    return request.getfixturevalue(request.param)
 
 
 def measured(fits, kind="rmsd"):
@@ -51,72 +63,65 @@ def measured(fits, kind="rmsd"):
 
 
 def test_they_fit(fits):
-    assert fits.correlations.min() > 0.93
+    assert fits.correlations.min() > 0.93 and fits.strains.max() < MOST_STRAIN
 
 
 def test_rmsd_is_the_true_one(fits, truth):
-    found, upper = measured(fits), np.triu_indices(len(STEPS), 1)
-    assert np.corrcoef(found[upper], truth[upper])[0, 1] > 0.985
-    far = truth[upper] > 2
-    # a model that starts in the middle lags behind at the ends, by less than a tenth
-    np.testing.assert_allclose(found[upper][far], truth[upper][far], rtol=0.12)
+    found = measured(fits)[UPPER]
+    assert np.corrcoef(found, truth[UPPER])[0, 1] > 0.985
+    far = truth[UPPER] > 2
+    # a fifth of a voxel: a model that starts in the middle lags behind at the ends
+    np.testing.assert_allclose(found[far], truth[UPPER][far], rtol=0, atol=0.5)
 
 
 def test_a_mere_rotation_is_a_quarter_voxel(fits):
-    same = [number for number, step in enumerate(STEPS) if step == 12]
-    assert measured(fits)[np.ix_(same, same)].max() < 0.25 * APIX
-    assert measured(fits, "drmsd")[np.ix_(same, same)].max() < 0.25 * APIX
+    for kind in ("rmsd", "drmsd"):
+        assert measured(fits, kind)[2, 5] < 0.25 * APIX
 
 
-def test_drmsd_ranks_pairs_as_the_truth_does(fits, enzyme):
+def test_drmsd_is_near_the_true_one(fits, enzyme):
     beads = torch.from_numpy(np.array([enzyme.beads(step) for step in STEPS]))
     expected = atom_distances(beads, "drmsd").distances.numpy()
-    upper = np.triu_indices(len(STEPS), 1)
-    assert np.corrcoef(measured(fits, "drmsd")[upper], expected[upper])[0, 1] > 0.98
+    assert np.corrcoef(measured(fits, "drmsd")[UPPER], expected[UPPER])[0, 1] > 0.98
 
 
 def test_l2_saturates_where_rmsd_does_not(fits, volumes, truth):
-    """From closed, half of the way by RMSD: L2 has gone more of its own way than RMSD."""
+    """A good quarter of the way to open, L2 has gone much more of its own way, RMSD has not."""
+    true = truth[0, 1] / truth[0, 4]
     by_density = pairwise_distances(volumes).distances
-    order, half = [1, 2, 3, 4], truth[0, 1] / truth[0, 4]
-    share = by_density[0, order] / by_density[0, 4]
-    ours = measured(fits)[0, order] / measured(fits)[0, 4]
-    assert share[0] > half + 0.1
-    assert abs(ours[0] - half) < 0.05
+    found = measured(fits)
+    assert by_density[0, 1] / by_density[0, 4] > true + 0.1
+    assert abs(found[0, 1] / found[0, 4] - true) < 0.05
 
 
-def test_the_models_orientation_is_found(volumes, closed, enzyme):
-    """A file may lie anywhere; residues end up where they belong."""
-    fits = fit_models(volumes, APIX, closed)
-    reference = fits.reference
-    assert superposed_rmsd(fits.coordinates[reference], enzyme.beads(STEPS[reference])) < 2
-    turn = Rotation.random(len(STEPS), random_state=0).as_matrix()[reference]
-    apart = fits.coordinates[reference] - enzyme.beads(STEPS[reference]) @ turn.T
-    assert np.median(np.linalg.norm(apart, axis=1)) < 2
+def test_the_models_orientation_is_found(by_model, enzyme):
+    """The file may lie anywhere; residues end up where they belong."""
+    reference = by_model.reference
+    beads = enzyme.beads(STEPS[reference]) @ TURNS[reference].T
+    apart = np.linalg.norm(by_model.coordinates[reference] - beads, axis=1)
+    assert np.median(apart) < 2 and len(by_model.model) == 214
 
 
-def test_same_bits_again(volumes, closed):
-    first, second = (fit_models(volumes[:3], APIX, closed) for _ in range(2))
-    np.testing.assert_array_equal(first.coordinates, second.coordinates)
+def test_same_bits_again(volumes, by_pseudo_atoms):
+    again = fit_models(volumes, APIX)
+    np.testing.assert_array_equal(again.coordinates, by_pseudo_atoms.coordinates)
 
 
-def test_a_density_without_much_of_the_molecule_does_not_fit(enzyme, closed):
-    """Presence or absence of a part is nothing that moving beads could tell."""
+def test_a_density_without_a_part_of_the_molecule(enzyme):
+    """Without much of it no model fits, but for a squeezed one; a sixth is not missed.
+
+    That is the honest limit of the method: presence or absence is nothing that moving beads tell.
+    """
     turns = Rotation.random(4, random_state=3).as_matrix()
-    whole = [enzyme.density(12, turn) for turn in turns[:3]]
-    half = enzyme.density(12, turns[3], without=range(90, 215))
-    fits = fit_models(np.stack([*whole, half]), APIX, closed)
-    assert (fits.correlations[:3] > 0.9).all() and fits.correlations[3] < 0.8
-
-
-def test_a_small_part_may_be_missing_and_the_model_fit(enzyme, closed):
-    """The honest limit of correlation 0.8: a domain of a sixth of the mass is not missed."""
-    turns = Rotation.random(3, random_state=3).as_matrix()
-    volumes = [enzyme.density(12, turn) for turn in turns[:2]]
-    fits = fit_models(
-        np.stack([*volumes, enzyme.density(12, turns[2], without=LID)]), APIX, closed
-    )
-    assert 0.8 < fits.correlations[2] < fits.correlations[:2].min() - 0.02
+    missing = ((), (), LID, range(90, 215))
+    volumes = [
+        enzyme.density(12, turn, without=part) for turn, part in zip(turns, missing, strict=True)
+    ]
+    fits = fit_models(np.stack(volumes), APIX)
+    assert fits.reference < 2 and (fits.strains[:2] < 0.1).all()
+    assert fits.strains[3] > MOST_STRAIN
+    assert (fits.correlations > LEAST_CORRELATION).all()  # by which alone all would pass
+    assert fits.strains[:2].max() + 0.02 < fits.strains[2] < MOST_STRAIN
 
 
 @pytest.mark.slow

@@ -99,40 +99,34 @@ def _fits_picture(results: Results) -> Picture:
         "fits",
         _fits(results),
         "How well the model, bent into each landmark's volume, explains its density (1: fully), "
-        "and against how far it had to move. Correlations that fall along the motion say that "
-        "more than positions changes: a part that comes or goes, or becomes blurred.",
+        "and by how much its springs had to give for that. A cloud towards the lower right says "
+        "that more than positions changes: a part that comes or goes, or becomes blurred.",
     )
 
 
 def _fits_in_words(results: Results) -> str:
     fits = results.fidelity["fits"]
-    left_out = fits["left_out"]
-    rest = (
-        "all of them fit"
-        if not left_out
-        else f"{left_out} with less than {fits['least_allowed']:g} are left out"
-    )
+    rest = f"{fits['left_out']} that did not fit are left out" if fits["left_out"] else "all fit"
     return (
         f"Δ compares models, not densities, in Å: {fits['beads']} beads were fitted to every "
         f"landmark's volume, with a correlation of {shown(fits['median_correlation'])} (median; "
-        f"least {shown(fits['least_correlation'])}); {rest}. A part of less than about a third of "
-        "the mass may be missing and the model fit all the same: look at the volumes, too. "
+        f"least {shown(fits['least_correlation'])}); {rest}. A part of less than a third of the "
+        "mass may be missing and the model fit all the same: look at the volumes, too. "
         "`models_fitted.pdb` opens in ChimeraX."
     )
 
 
 def _fits(results: Results) -> Figure:
-    correlations = results.landmarks["fit_correlations"]
-    distances = results.landmarks["distances"]
-    moved = distances[distances.sum(axis=1).argmin()]
-    fits = results.fidelity["fits"]
+    correlations, fits = results.landmarks["fit_correlations"], results.fidelity["fits"]
     figure, (left, right) = panels(2, "Models fitted to landmark volumes", height=3.4)
-    left.hist(correlations, bins=np.linspace(min(fits["least_allowed"], 0.8), 1, 41), color=INK)
-    left.axvline(fits["least_allowed"], color=ACCENT, lw=1.2, label="least that is accepted")
+    left.hist(correlations, bins=np.linspace(fits["least_allowed"], 1, 41), color=INK)
     left.set(xlabel="correlation with the volume", ylabel="landmarks")
-    left.legend(frameon=False)
-    right.plot(moved, correlations, "o", ms=3, color=INK)
-    right.set(xlabel="Δ to the landmark in the middle (Å)", ylabel="correlation with the volume")
+    strains = 100 * results.landmarks["fit_strains"]
+    right.plot(strains, correlations, "o", ms=3, color=INK)
+    right.axvline(100 * fits["most_strain_allowed"], color=ACCENT, lw=1.2, label="accepted up to")
+    right.set(xlabel="change of the springs' lengths (%, RMS)", ylabel="correlation")
+    right.set_xlim(left=0)
+    right.legend(frameon=False)
     return figure
 
 
