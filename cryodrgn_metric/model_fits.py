@@ -137,8 +137,8 @@ def _require_placed(run: Run, correlation: float, strain: float) -> None:
         )
     raise VolumeError(
         f"The model does not fit the landmark in the middle: correlation {correlation:.2f}, its "
-        f"springs changed by {100 * strain:.0f} %; expected at least {LEAST_CORRELATION:g}, and at "
-        f"most {100 * MOST_STRAIN:.0f} %. {advice}"
+        f"springs changed by {100 * strain:.0f} %; expected at least {LEAST_CORRELATION:g}, and "
+        f"at most {100 * MOST_STRAIN:.0f} %. {advice}"
     )
 
 

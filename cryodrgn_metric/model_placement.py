@@ -82,10 +82,10 @@ def _placed_rigidly(fitting: FlexibleFitting, volume: Tensor) -> Tensor:
     finest = min(box / 2 - 1, fitting.max_frequency or box, box / (2 * fitting.spacing_in_voxels))
     starts = []
     for frequency in (finest, finest / 2):
-        turn = align(centred, density, max_frequency=max(frequency, FEWEST_SHELLS)).rotation
-        starts.append(apix * (positions @ turn.to(positions).mT + centre))
-    found: Fits = fitting.fit_rigidly(volume.expand(2, -1, -1, -1), torch.stack(starts))
-    return found.positions[[int(found.correlations.argmax())]]
+        found = align(centred.cpu(), density.cpu(), max_frequency=max(frequency, FEWEST_SHELLS))
+        starts.append(apix * (positions @ found.rotation.to(positions).mT + centre))
+    fits = fitting.fit_rigidly(volume.expand(len(starts), -1, -1, -1), torch.stack(starts))
+    return fits.positions[[int(fits.correlations.argmax())]]
 
 
 def _centre_of(volume: Tensor) -> Tensor:

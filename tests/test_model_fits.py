@@ -211,10 +211,10 @@ class TestModelFile:
 
     def test_one_of_another_molecule_is_refused(self, workdir, copied, tmp_path):
         """By what it explains of the landmark in the middle."""
-        shell = Rotation.random(60, random_state=0).apply([30.0, 0, 0])
+        rod = np.outer(np.arange(60) - 30, [0.8, 0.6, 0]) * 1.2
         residues = [("A", "ALA", number) for number in range(60)]
-        write_models(tmp_path / "shell.pdb", shell[None], residues, ["a hollow sphere"])
-        config = config_of(workdir, copied, "--model", str(tmp_path / "shell.pdb"))
+        write_models(tmp_path / "rod.pdb", rod[None], residues, ["a straight line"])
+        config = config_of(workdir, copied, "--model", str(tmp_path / "rod.pdb"))
         with pytest.raises(VolumeError, match="does not fit the landmark in the middle"):
             measured_again(config)
 

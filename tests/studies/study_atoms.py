@@ -1,8 +1,8 @@
 """L2, RMSD and dRMSD against the truth: a real enzyme from closed to open, turned at random.
 
 Densities of 25 steps of adenylate kinase's path (tests/data/adk_path.py) at 5 Å, each in an
-orientation of its own; models fitted by `fit_models`, from a file of the closed structure and without
-one. About a minute.
+orientation of its own; models fitted by `fit_models`, from a file of the closed structure and
+without one. About a minute.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _figure(measured: dict, truth: np.ndarray):
     for axis, top in ((left, 1.0), (right, reach)):
         axis.plot([0, reach], [0, top], color="black", lw=0.8, ls=":")
         axis.set(xlabel="true RMSD (Å)", xlim=(0, None), ylim=(0, None))
-        axis.legend(frameon=False, loc="upper left")
+        axis.legend(frameon=False, loc="lower right")
     left.set(ylabel="distance to closed / its largest")
     left.set_title("From closed to open", fontsize=10)
     right.set(ylabel="RMSD of fitted models (Å)")
