@@ -105,7 +105,8 @@ def measure_distances(run: Run, landmarks: Landmarks) -> Measured:
         landmarks: As from `pick_landmarks`.
 
     Raises:
-        VolumeError: More than 5 % of the volumes are constant or hold NaN.
+        VolumeError: More than 5 % of the volumes are constant or hold NaN, or with --distance
+            atoms the model doesn't fit more than 10 % of them.
         OutputError: The disk is full.
     """
     features, key = _decode(run, landmarks)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cryodrgn_metric.artifacts import require_space, sha256_of
-from cryodrgn_metric.atomic_model import AtomicModel, read_model
+from cryodrgn_metric.atomic_model import MOST_BEADS, AtomicModel, read_model
 from cryodrgn_metric.cache import StageCache
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.decoder import Decoder
@@ -236,4 +236,6 @@ def _needed_space_in_bytes(config: EmbedConfig, workdir: Workdir, candidates: in
         60 + 8 * config.metric_map.dimension
     )  # particles.npz, overlay
     report = 0 if config.skip_report else 40_000_000  # the page, its figures, two notebooks
+    if config.distances.distance == "atoms":
+        pairs += count * MOST_BEADS * (12 + 12 + 81)  # kept, written as numbers, and as text
     return coefficients + pairs + volumes + particles + report + 3_000_000

@@ -154,7 +154,7 @@ def _facts(run: Results) -> dict[str, Any]:
         "Spearman of z'": fidelity["z_metric"]["spearman"],
         "median error of h_ψ": fidelity["h_psi"]["median_relative_error"],
         "distance": config["distances"]["distance"],
-        "median Δ": f"{run.fidelity['median_distance']:.3g} {run.unit}",
+        "median Δ": shown(fidelity["median_distance"], ".3g", f" {run.unit}"),
         "median Δ / |V|": "–" if run.by_models else run.relative_distance,
         "share of rotation": run.summary["rotation"]["share"],
         "share of norms in Δ²": (run.summary["contrast"] or {}).get("norm_share", "–"),
