@@ -10,10 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cryodrgn_metric.atomic_model import AtomicModel, read_model
     from cryodrgn_metric.dimension import intrinsic_dimension
     from cryodrgn_metric.dimension_estimate import DimensionEstimate
     from cryodrgn_metric.distance_ensemble import DistanceEnsemble
     from cryodrgn_metric.distance_net import DistanceNet
+    from cryodrgn_metric.distances.atoms import atom_distances
     from cryodrgn_metric.distances.base import Alignment, PairwiseDistances
     from cryodrgn_metric.distances.rigid import rigid_distances
     from cryodrgn_metric.distances.rotation import align, pairwise_distances, rotate
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
         WorkdirError,
     )
     from cryodrgn_metric.metric_map import MetricMap
+    from cryodrgn_metric.model_placement import ModelFits, fit_models
     from cryodrgn_metric.workdir import Workdir, open_workdir
 
 __all__ = [
     "Alignment",
     "ArgumentError",
+    "AtomicModel",
     "DimensionEstimate",
     "DistanceEnsemble",
     "DistanceNet",
@@ -41,6 +45,7 @@ __all__ = [
     "MetricError",
     "MetricMap",
     "MissingExtraError",
+    "ModelFits",
     "OutputError",
     "PairwiseDistances",
     "UnsafeFileError",
@@ -49,9 +54,12 @@ __all__ = [
     "WorkdirError",
     "__version__",
     "align",
+    "atom_distances",
+    "fit_models",
     "intrinsic_dimension",
     "open_workdir",
     "pairwise_distances",
+    "read_model",
     "rigid_distances",
     "rotate",
     "transport_distances",
@@ -60,10 +68,12 @@ __all__ = [
 __version__ = "0.1.0"
 
 _NAMES_BY_MODULE = {
+    "atomic_model": ("AtomicModel", "read_model"),
     "dimension": ("intrinsic_dimension",),
     "dimension_estimate": ("DimensionEstimate",),
     "distance_ensemble": ("DistanceEnsemble",),
     "distance_net": ("DistanceNet",),
+    "distances.atoms": ("atom_distances",),
     "distances.base": ("Alignment", "PairwiseDistances"),
     "distances.rigid": ("rigid_distances",),
     "distances.rotation": ("align", "pairwise_distances", "rotate"),
@@ -79,6 +89,7 @@ _NAMES_BY_MODULE = {
         "WorkdirError",
     ),
     "metric_map": ("MetricMap",),
+    "model_placement": ("ModelFits", "fit_models"),
     "workdir": ("Workdir", "open_workdir"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}

@@ -11,6 +11,9 @@ $ cryodrgn metric_embed my_workdir --epoch 25 --dim 4 --landmarks 1000
 # A first look, in small volumes
 $ cryodrgn metric_embed my_workdir -d 32 --landmarks 150 --skip-umap
 
+# Compare models that are fitted to the volumes, in Angstroms
+$ cryodrgn metric_embed my_workdir --distance atoms --model my_model.pdb
+
 # Compare the density within a mask, at 8 Angstroms
 $ cryodrgn metric_embed my_workdir -d 128 --mask mask_128.mrc --low-pass 8
 
@@ -32,6 +35,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cryodrgn_metric.config import (
+    ATOM_DISTANCES,
     DIMENSION,
     DISTANCES,
     LOSSES,
@@ -141,13 +145,28 @@ def _add_embedding_args(group: argparse._ArgumentGroup) -> None:
         choices=DISTANCES,
         default=DistanceConfig.distance,
         help="so3: the L2 distance, minimised over all rotations; transport: how far mass has\n"
-        "moved, in Angstroms, minimised over rotations and translations (default: %(default)s)",
+        "moved, in Angstroms, minimised over rotations and translations; atoms: how far the\n"
+        "beads of a model move that is fitted to every volume (default: %(default)s)",
     )
     group.add_argument(
         "--contour",
         type=float,
         help="For transport: density counts as mass from so many standard deviations of the\n"
         "solvent above its level (default: 3)",
+    )
+    group.add_argument(
+        "--model",
+        metavar="FILE",
+        type=os.path.abspath,
+        help="Model for --distance atoms, .pdb or .cif; needs gemmi (default: pseudo-atoms, made\n"
+        "from the volume in the middle)",
+    )
+    group.add_argument(
+        "--atom-distance",
+        choices=ATOM_DISTANCES,
+        default=DistanceConfig.atom_distance,
+        help="rmsd: after optimal superposition; drmsd: of distances within the model\n"
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--rigid",
@@ -302,7 +321,14 @@ def embed_config(args: argparse.Namespace) -> EmbedConfig:
             invert=args.invert,
             precision=args.precision,
         ),
-        distances=DistanceConfig(args.distance, args.scale, args.contour, args.rigid),
+        distances=DistanceConfig(
+            distance=args.distance,
+            scale=args.scale,
+            contour=args.contour,
+            rigid=args.rigid,
+            model=args.model,
+            atom_distance=args.atom_distance,
+        ),
         ensemble=EnsembleConfig(args.ensemble),
         metric_map=MetricMapConfig(
             dimension=args.dim, loss=args.loss, map=args.map, amortized=not args.no_amortization

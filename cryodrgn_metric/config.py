@@ -26,11 +26,12 @@ __all__ = [
 
 SAMPLINGS = ("kmeans", "random", "farthest", "active")
 LOSSES = ("relative", "weighted")
-DISTANCES = ("so3", "transport")
+DISTANCES = ("so3", "transport", "atoms")
 MAPS = ("mlp", "flow")
 DIMENSION = 2  # d', where it is not given; a flow's is that of z
 SCALES = ("none", "unit")
 RIGID_MOTIONS = ("so3", "se3")
+ATOM_DISTANCES = ("rmsd", "drmsd")
 PRECISIONS = ("float32", "bfloat16")
 MOST_FOUND = 8  # dimensions, by --dim auto
 
@@ -100,6 +101,8 @@ class DistanceConfig:
     scale: str = "none"
     contour: float | None = None  # of transport: None: 3 standard deviations of the solvent
     rigid: str = "so3"  # what is taken out: rotations, or translations as well
+    model: str | None = None  # a .pdb or .cif file; None: pseudo-atoms of the medoid's volume
+    atom_distance: str = "rmsd"
     pairs_per_tile: int = 1024
     pairs_per_block: int = 4096  # kept as one file: some seconds of work, and few enough files
 
@@ -107,6 +110,18 @@ class DistanceConfig:
         _require(
             self.distance in DISTANCES,
             f"--distance must be one of {', '.join(DISTANCES)}; got {self.distance!r}.",
+        )
+        _require(
+            self.atom_distance in ATOM_DISTANCES,
+            f"--atom-distance must be rmsd or drmsd; got {self.atom_distance!r}.",
+        )
+        by_atoms = self.distance == "atoms"
+        _require(
+            by_atoms or self.model is None, "--model is for --distance atoms; type that as well."
+        )
+        _require(
+            by_atoms or self.atom_distance == "rmsd",
+            "--atom-distance is for --distance atoms; type that as well.",
         )
         _require(self.scale in SCALES, f"--scale must be none or unit; got {self.scale!r}.")
         transport = self.distance == "transport"
@@ -129,8 +144,8 @@ class DistanceConfig:
             f"--rigid must be one of {', '.join(RIGID_MOTIONS)}; got {self.rigid!r}.",
         )
         _require(
-            not (transport and self.rigid == "se3"),
-            "--distance transport takes translations out anyway. Leave --rigid se3 out.",
+            self.distance == "so3" or self.rigid == "so3",
+            f"--distance {self.distance} takes translations out anyway. Leave --rigid se3 out.",
         )
         least = min(self.pairs_per_tile, self.pairs_per_block)
         _require(least > 0, f"pairs per tile and per block must be at least 1; got {least}.")

@@ -135,7 +135,7 @@ def read_rotations(run: Run, measured: Measured) -> dict[str, Any]:
         drift = pose_drift(measured.latents, pairs.rotations[:, medoid], clear, run.config.seed)
     return {
         "rotation": {
-            "share": rotation_share(pairs.raw_distances, pairs.distances),
+            "share": _rotation_share(run, measured),
             "median_angle_in_degrees": float(angles.median()),
             "drift": vars(drift),
         },
@@ -143,9 +143,16 @@ def read_rotations(run: Run, measured: Measured) -> dict[str, Any]:
     }
 
 
+def _rotation_share(run: Run, measured: Measured) -> float | None:
+    """None by drmsd, which no rotation changes."""
+    if run.config.distances.atom_distance == "drmsd":
+        return None
+    return rotation_share(measured.pairs.raw_distances, measured.pairs.distances)
+
+
 def _contrast(run: Run, measured: Measured) -> dict[str, float] | None:
-    """What norms add to Delta; None where --scale unit or transport have divided them out."""
-    if run.config.distances.scale == "unit" or run.config.distances.distance == "transport":
+    """What norms add to Delta; None where they are divided out, or Delta is a length."""
+    if run.config.distances.scale == "unit" or run.config.distances.distance != "so3":
         return None
     return vars(contrast_of(measured.pairs.distances, measured.volume_norms))
 

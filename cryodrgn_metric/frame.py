@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cryodrgn_metric.clusters import Clusters
 from cryodrgn_metric.distances.streaming import stream_features, usable_columns
 from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.fitted_models import FrameModel, load_frame_model
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.se3.motions import translated
@@ -45,17 +46,24 @@ class Frame:
     Arguments:
         row: Of z, the medoid.
         features: What the distance keeps of its volume; the last axis is 1.
+        model: Fitted to it, by which paths are measured (--distance atoms).
     """
 
     row: int
     features: Tensor
+    model: FrameModel | None = None
 
     @classmethod
     def of(cls, measured: Measured) -> Frame:
         """The frame of a run that has just measured its landmarks."""
         here = measured.medoid
         row = int(measured.landmarks.indices[here])
-        return cls(row, measured.features[:, :, here : here + 1])
+        features = measured.features[:, :, here : here + 1]
+        if measured.models is None:
+            return cls(row, features)
+        models = measured.models
+        model = FrameModel(models.fitting, models.coordinates[models.is_fitted][here])
+        return cls(row, features, model)
 
 
 def saved_frame(run: Run) -> Frame:
@@ -78,7 +86,9 @@ def saved_frame(run: Run) -> Frame:
         ) from error
     row = int(rows[distances.sum(axis=1).argmin()])
     latents = run.workdir.latents[[row]]
-    return Frame(row, stream_features(run.stream, latents, run.distance, desc=None))
+    features = stream_features(run.stream, latents, run.distance, desc=None)
+    by_atoms = run.config.distances.distance == "atoms"
+    return Frame(row, features, load_frame_model(run, row) if by_atoms else None)
 
 
 @dataclass(frozen=True)

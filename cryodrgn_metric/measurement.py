@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from cryodrgn_metric import artifacts, fidelity
 from cryodrgn_metric.cache import Stage
+from cryodrgn_metric.config import DistanceConfig
 from cryodrgn_metric.decoder import Decoder
+from cryodrgn_metric.distances.atoms import atom_distances
 from cryodrgn_metric.distances.base import PairwiseDistances
 from cryodrgn_metric.distances.streaming import (
     calibrate,
@@ -20,7 +22,9 @@ from cryodrgn_metric.distances.streaming import (
     usable_columns,
 )
 from cryodrgn_metric.errors import VolumeError
+from cryodrgn_metric.fitted_models import FittedModels, save_models
 from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
+from cryodrgn_metric.model_fits import fit_landmarks, require_fits
 from cryodrgn_metric.perceptron import bfloat16_gain
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.so3.conventions import mirrored, mirrored_vectors
@@ -46,6 +50,7 @@ class Measured:
         features: What the distance keeps of each volume; the last axis counts volumes.
         volume_norms: (L,), in units of Delta.
         key: Of the stage, for the stages that are made from it.
+        models: Fitted to all of the landmarks, those left out as well (--distance atoms).
     """
 
     landmarks: Landmarks
@@ -54,6 +59,7 @@ class Measured:
     features: torch.Tensor
     volume_norms: np.ndarray
     key: str
+    models: FittedModels | None = None
 
     @property
     def medoid(self) -> int:
@@ -104,7 +110,8 @@ def measure_distances(
             second, ... Only the volumes of the last are decoded now, as the others are kept.
 
     Raises:
-        VolumeError: More than 5 % of the volumes are constant or hold NaN.
+        VolumeError: More than 5 % of the volumes are constant or hold NaN, or with --distance
+            atoms the model doesn't fit more than 10 % of them.
         OutputError: The disk is full.
     """
     features, key = _decode(run, landmarks, [*decoded_before, len(landmarks)])
@@ -113,7 +120,7 @@ def measure_distances(
     landmarks, features = landmarks.only(usable), features[..., torch.from_numpy(usable)]
     is_train = torch.zeros(len(landmarks), dtype=torch.bool)
     is_train[landmarks.train] = True
-    stage = run.cache.stage("distances", volumes=key, config=run.config.distances)
+    stage = run.cache.stage("distances", volumes=key, config=_by_rotation(run.config.distances))
     before = run.watch.seconds.get("distances", 0.0)
     with run.watch.stage("distances"):
         found = run.distance.pairwise(features, fit_on=is_train, store=stage)
@@ -125,9 +132,11 @@ def measure_distances(
     if stage.saved_rows:
         seconds = run.watch.seconds["distances"] - before
         run.scores["pairs_per_second"] = stage.saved_rows / seconds
-    _save_distances(run, measured)
     if run.config.volumes.mask != "sphere":
         _warn_of_mask(run, measured)
+    if run.config.distances.distance == "atoms":
+        measured = _by_models(run, measured)
+    _save_distances(run, measured)
     return measured
 
 
@@ -143,6 +152,39 @@ def typical_norm(run: Run, measured: Measured) -> float:
     if run.config.distances.scale == "unit":
         return 1.0
     return float(np.sqrt(np.mean(measured.volume_norms**2)))
+
+
+def _by_rotation(config: DistanceConfig) -> DistanceConfig:
+    """What the comparison of volumes depends on, whatever is made of it."""
+    if config.distance != "atoms":
+        return config
+    return replace(config, distance="so3", model=None, atom_distance="rmsd")
+
+
+def _by_models(run: Run, measured: Measured) -> Measured:
+    """The landmarks that a model fits, compared by these models."""
+    medoid, kind = measured.medoid, run.config.distances.atom_distance
+    turns = measured.pairs.rotations[:, medoid]
+    models = fit_landmarks(run, measured.latents, turns, medoid, measured.key)
+    fits = models.is_fitted
+    require_fits(run, measured.landmarks, models)
+    found = atom_distances(torch.from_numpy(models.coordinates[fits]), kind)
+    arrays = {
+        name: None if value is None else value.astype(np.float32)
+        for name, value in vars(found.numpy()).items()
+    }
+    compared = Measured(
+        landmarks=measured.landmarks.only(fits),
+        latents=measured.latents[fits],
+        pairs=PairwiseDistances(**arrays),
+        features=measured.features[..., torch.from_numpy(fits)],
+        volume_norms=measured.volume_norms[fits],
+        key=run.cache.stage("atom_distances", models=models.key, kind=kind).key,
+        models=models,
+    )
+    frame = int(np.flatnonzero(fits)[compared.medoid])
+    save_models(run, models, measured.landmarks.indices, frame)
+    return compared
 
 
 def _decode(run: Run, landmarks: Landmarks, ends: Sequence[int]) -> tuple[torch.Tensor, str]:
@@ -196,7 +238,7 @@ def decoding_of(run: Run) -> dict[str, object]:
         "box": run.stream.box,
         "max_frequency": run.stream.max_frequency,
         "scale": run.config.distances.scale,
-        "distance": run.config.distances.distance,
+        "distance": _by_rotation(run.config.distances).distance,
         "contour": run.config.distances.contour,
         "apix": _apix_that_counts(run),
         "rigid": run.config.distances.rigid,
@@ -281,11 +323,18 @@ def _save_distances(run: Run, measured: Measured) -> None:
     pairs = measured.pairs
     flip = run.config.volumes.flip
     rotations = mirrored(pairs.rotations) if flip else pairs.rotations
-    translations = {}
+    more = {}
     if pairs.translations is not None:  # in voxels of the box of the comparison
-        translations["translations"] = (
-            mirrored_vectors(pairs.translations) if flip else pairs.translations
+        more["translations"] = mirrored_vectors(pairs.translations) if flip else pairs.translations
+    models = measured.models
+    if models is not None:
+        fits = models.is_fitted
+        more["fit_correlations"], more["fit_strains"] = (
+            values[fits] for values in (models.correlations, models.strains)
         )
+    else:
+        stale = [run.folder.models_fitted, run.folder.models_fitted_pdb]
+        artifacts.remove_files(stale)
     artifacts.save_npz(
         run.folder.distances,
         landmark_indices=run.workdir.particle_indices[measured.landmarks.indices],
@@ -296,9 +345,9 @@ def _save_distances(run: Run, measured: Measured) -> None:
         raw_distances=pairs.raw_distances,
         second_peak_gaps=pairs.second_peak_gaps,
         rotations=rotations,
-        **translations,
         volume_norms=measured.volume_norms,
         calibration=run.distance.calibration,  # with which volumes can be compared later
+        **more,
     )
 
 

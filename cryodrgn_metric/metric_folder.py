@@ -169,6 +169,16 @@ class MetricFolder:
         return self.path / "distances.npz"
 
     @property
+    def models_fitted(self) -> Path:
+        """The beads fitted to every landmark, and how well they fit (--distance atoms)."""
+        return self.path / "models_fitted.npz"
+
+    @property
+    def models_fitted_pdb(self) -> Path:
+        """Those that fit, laid on the medoid's, one model a landmark."""
+        return self.path / "models_fitted.pdb"
+
+    @property
     def fidelity(self) -> Path:
         """The held-out numbers."""
         return self.path / "fidelity.json"

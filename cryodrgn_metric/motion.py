@@ -28,6 +28,7 @@ from cryodrgn_metric.frame import (
 )
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.metric_folder import volumes_in
+from cryodrgn_metric.model_fits import distances_along
 from cryodrgn_metric.path_folder import PathFolder
 from cryodrgn_metric.paths import (
     LARGEST_CLUSTERS,
@@ -181,11 +182,12 @@ def write_path(
     volumes = aligned_volumes(run, frame, path.rows)
     rows = path.rows[volumes.is_usable]
     warn_of_unusable(run, folder.name, path.rows[~volumes.is_usable])
-    return write_volumes(run, volumes, folder, box, rows, z_metric[rows])
+    return write_volumes(run, frame, volumes, folder, box, rows, z_metric[rows])
 
 
 def write_volumes(
     run: Run,
+    frame: Frame,
     volumes: AlignedVolumes,
     folder: PathFolder,
     box: int,
@@ -197,6 +199,7 @@ def write_volumes(
 
     Arguments:
         run: What all stages share.
+        frame: Of the medoid.
         volumes: Along the path, each turned onto the medoid.
         folder: Where to write.
         box: Of the .mrc files, in voxels.
@@ -211,8 +214,10 @@ def write_volumes(
     if not len(volumes):
         _remove_path(folder)
         return None
-    volumes, distances = _aligned_along(run, volumes)
     particles = run.workdir.particle_indices[rows]
+    by_models = _measured_by_models(run, frame, volumes, particles, folder.name)
+    volumes, distances = _aligned_along(run, volumes)
+    distances = by_models.get("distances", distances)
     written = _write_movie(run, volumes, folder, box)
     artifacts.remove_files(set(volumes_in(folder.path)) - set(written))
     artifacts.save_columns(folder.z_values, volumes.latents)
@@ -224,10 +229,10 @@ def write_volumes(
     flat, cut = _pictures(run, volumes, written if box == run.stream.box else [])
     artifacts.save_npz(
         folder.table,
+        **{"distances": distances, **by_models},
         rows=rows,
         particles=particles,
         z_metric=points,
-        distances=distances,
         rotations=mirrored(turns) if flip else turns,
         **translations,
         projections=flat,
@@ -294,6 +299,24 @@ def _aligned_along(run: Run, volumes: AlignedVolumes) -> tuple[AlignedVolumes, A
         translations=None if moves is None else moves.astype(np.float32),
     )
     return aligned, found.distances.numpy()
+
+
+def _measured_by_models(
+    run: Run, frame: Frame, volumes: AlignedVolumes, particles: IntArray, name: str
+) -> dict[str, Array]:
+    """With --distance atoms, Delta of models fitted to the volumes, and how well they fit."""
+    if frame.model is None:
+        return {}
+    distances, models = distances_along(run, frame.model, volumes.latents, volumes.rotations)
+    poor = particles[~models.is_fitted]
+    if len(poor):
+        logger.warning(
+            "%s: the model does not fit the volumes of particles %s; Delta to them is not to be "
+            "trusted.",
+            name,
+            ", ".join(map(str, poor)),
+        )
+    return {"distances": distances, "fit_correlations": models.correlations}
 
 
 def _pictures(run: Run, volumes: AlignedVolumes, files: list[Path]) -> tuple[Array, Array]:

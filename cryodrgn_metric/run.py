@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cryodrgn_metric.artifacts import require_space, sha256_of
+from cryodrgn_metric.atomic_model import MOST_BEADS, AtomicModel, read_model
 from cryodrgn_metric.cache import StageCache
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.decoder import Decoder
@@ -43,11 +44,13 @@ class Run:
         workdir: What it was asked of.
         folder: Where results go.
         cache: What earlier runs in that folder have finished.
-        inputs: The files it is made from, by what they are: config, z, weights, mask, ind.
+        inputs: The files it is made from, by what they are: config, z, weights, mask, ind,
+            model.
         digests: Their SHA-256, by the same names.
         pool: Rows of z that may be landmarks.
         stream: How volumes are decoded.
-        distance: How they are compared.
+        distance: How they are compared, or with --distance atoms laid on each other.
+        model: What --model names, in the hand of the volumes as they are decoded.
     """
 
     config: EmbedConfig
@@ -59,6 +62,7 @@ class Run:
     pool: np.ndarray
     stream: VolumeStream
     distance: VolumeDistance
+    model: AtomicModel | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
     map_history: dict[str, list[float]] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +109,7 @@ def prepare(config: EmbedConfig) -> Run:
     folder.require_ours(workdir.path)
     pool = _candidates(config, workdir)
     require_space(folder.path, _needed_space_in_bytes(config, workdir, len(pool)))
+    model = _model(config, workdir)
     stream = _volume_stream(config, workdir)
     apix_in_angstroms = _apix_at_box(config, workdir, stream.box)
     distance = distance_of(config, stream, workdir.box_size, apix_in_angstroms)
@@ -114,7 +119,7 @@ def prepare(config: EmbedConfig) -> Run:
             "Type the same again when that has ended."
         )
     cache = StageCache(folder.cache)
-    return Run(config, workdir, folder, cache, inputs, digests, pool, stream, distance)
+    return Run(config, workdir, folder, cache, inputs, digests, pool, stream, distance, model)
 
 
 def _require_spread(workdir: Workdir) -> None:
@@ -156,6 +161,22 @@ def _candidates(config: EmbedConfig, workdir: Workdir) -> np.ndarray:
             f"{count - 1} or less, or raise --landmarks."
         )
     return pool
+
+
+def _model(config: EmbedConfig, workdir: Workdir) -> AtomicModel | None:
+    path = config.distances.model
+    if path is None:
+        return None
+    model = read_model(path)
+    box = _compared_box(config, workdir)
+    half_box = box * _apix_at_box(config, workdir, box) / 2
+    if model.radius_in_angstroms > half_box:
+        raise ArgumentError(
+            f"--model {path} does not fit into the box: it reaches "
+            f"{model.radius_in_angstroms:.0f} Å from its centre, and the box {half_box:.0f} Å. Is "
+            "it of another molecule, or are pixels larger (--Apix)?"
+        )
+    return model.mirrored() if config.volumes.flip else model
 
 
 def _volume_stream(config: EmbedConfig, workdir: Workdir) -> VolumeStream:
@@ -211,6 +232,8 @@ def _input_files(config: EmbedConfig, workdir: Workdir) -> dict[str, Path]:
         found["mask"] = Path(config.volumes.mask)
     if config.landmarks.candidates_file is not None:
         found["ind"] = Path(config.landmarks.candidates_file)
+    if config.distances.model is not None:
+        found["model"] = Path(config.distances.model)
     return found
 
 
@@ -235,4 +258,6 @@ def _needed_space_in_bytes(config: EmbedConfig, workdir: Workdir, candidates: in
     # z' twice; particles.npz, overlay
     particles = len(workdir.latents) * (4 + 18 * components + 60 + 8 * components)
     report = 0 if config.skip_report else 40_000_000  # the page, its figures, two notebooks
+    if config.distances.distance == "atoms":
+        pairs += count * MOST_BEADS * (12 + 12 + 81)  # kept, written as numbers, and as text
     return coefficients + pairs + volumes + particles + report + 3_000_000

@@ -85,6 +85,7 @@ def write_straight_motion(
         warn_of_unusable(run, folder.name, rows[~kept])
         path = write_volumes(
             run,
+            frame,
             volumes,
             folder,
             run.written_box,

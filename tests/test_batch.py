@@ -40,8 +40,9 @@ EVERY_OPTION = (  # each differs from its default
     "--precision bfloat16 --map flow --no-amortization --ensemble 3"
 ).split()
 EITHER = {  # options that exclude each other: what is at its default then
-    "--scale unit --rigid se3": {"distance", "contour"},
-    "--distance transport --contour 2.5": {"scale", "rigid"},
+    "--scale unit --rigid se3": {"distance", "contour", "model", "atom_distance"},
+    "--distance transport --contour 2.5": {"scale", "rigid", "model", "atom_distance"},
+    "--distance atoms --model m.pdb --atom-distance drmsd": {"scale", "rigid", "contour"},
 }
 
 

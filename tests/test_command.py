@@ -113,6 +113,8 @@ class TestConfig:
             "w --flow",
             "w --precision half",
             "w --rigid so2",
+            "w --distance L1",
+            "w --atom-distance gdt",
         ],
     )
     def test_argparse_refuses(self, arguments, capsys):

@@ -6,6 +6,7 @@ import yaml
 from cryodrgn_metric.artifacts import plain
 from cryodrgn_metric.config import (
     ClusterConfig,
+    DistanceConfig,
     EmbedConfig,
     LandmarkConfig,
     MetricMapConfig,
@@ -31,6 +32,7 @@ def saved(config):
             skip_report=True,
             landmarks=LandmarkConfig(60, "random", "i.pkl"),
             volumes=VolumeConfig(downsample=32, low_pass_in_angstroms=8.5, flip=True),
+            distances=DistanceConfig("atoms", model="m.pdb", atom_distance="drmsd"),
             metric_map=MetricMapConfig(dimension="auto", loss="weighted"),
             clusters=ClusterConfig(5, skip_volumes=True),
         ),
@@ -38,6 +40,16 @@ def saved(config):
 )
 def test_a_saved_config_is_read_back(config):
     assert EmbedConfig.from_saved(saved(config)) == config
+
+
+@pytest.mark.parametrize(
+    "options", [{"model": "m.pdb"}, {"atom_distance": "drmsd"}, {"distance": "l1"}]
+)
+def test_options_of_atoms_need_them(options):
+    with pytest.raises(ArgumentError, match="--distance"):
+        DistanceConfig(**options)
+    if "distance" not in options:
+        assert DistanceConfig("atoms", **options)
 
 
 @pytest.mark.parametrize(

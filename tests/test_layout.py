@@ -29,7 +29,9 @@ ORDER = """
     volumes, networks, targets
     free_points, landmark_training, local_volume, principal_axes
     flow
+    atomic_model, bead_density, elastic_network, superposition
     distances
+    flexible_fitting < model_placement
     distance_net, metric_map
     distance_ensemble
     acquisition, error_bars
@@ -40,6 +42,7 @@ ORDER = """
     report
     overlay
     run
+    fitted_models < model_fits
     measurement
     learning, exploration, frame
     active_sampling

@@ -87,13 +87,19 @@ def fidelity_section(results: Results) -> Section:
     has_bars = results.fidelity["h_psi"].get("error_bars") is not None
     if has_bars:
         pictures.insert(3, error_bar_picture(results))
+    if results.by_models:
+        pictures.insert(3, _fits_picture(results))
     count = len(results.held_out["measured"])
     pairs = count * (count - 1) // 2
     paragraphs = [
         f"Distances here are those of {scores['test_landmarks']} test landmarks, drawn at random "
         f"from the particles and kept from every model; their {pairs:,} pairs were measured "
         "exactly. Contrast is of all landmarks, reach and uncertainty of every particle.",
-        results.wording.of_contrast if contrast is None else _contrast_in_words(contrast),
+        _fits_in_words(results)
+        if results.by_models
+        else results.wording.of_contrast
+        if contrast is None
+        else _contrast_in_words(contrast),
         f"{100 * reach['outside_share']:.1f} % of the particles lie outside the landmarks' reach "
         "(is_outside in particles.npz).",
     ]
@@ -122,6 +128,42 @@ def _lowest_in_words(lowest: dict[str, Any], dimension: int) -> str:
         "the second, z' is as good as its dimension and loss allow: a lower stress takes a higher "
         "`--dim`, or another map."
     )
+
+
+def _fits_picture(results: Results) -> Picture:
+    return Picture(
+        "fits",
+        _fits(results),
+        "How well the model, bent into each landmark's volume, explains its density (1: fully), "
+        "and by how much its springs had to give for that. A cloud towards the lower right says "
+        "that more than positions changes: a part that comes or goes, or becomes blurred.",
+    )
+
+
+def _fits_in_words(results: Results) -> str:
+    fits = results.fidelity["fits"]
+    rest = f"{fits['left_out']} that did not fit are left out" if fits["left_out"] else "all fit"
+    return (
+        f"Δ compares models, not densities, in Å: {fits['beads']} beads were fitted to every "
+        f"landmark's volume, with a correlation of {shown(fits['median_correlation'])} (median; "
+        f"least {shown(fits['least_correlation'])}); {rest}. A part of less than a third of the "
+        "mass may be missing and the model fit all the same: look at the volumes, too. "
+        "`models_fitted.pdb` opens in ChimeraX."
+    )
+
+
+def _fits(results: Results) -> Figure:
+    correlations, fits = results.landmarks["fit_correlations"], results.fidelity["fits"]
+    figure, (left, right) = panels(2, "Models fitted to landmark volumes", height=3.4)
+    left.hist(correlations, bins=np.linspace(fits["least_allowed"], 1, 41), color=INK)
+    left.set(xlabel="correlation with the volume", ylabel="landmarks")
+    strains = 100 * results.landmarks["fit_strains"]
+    right.plot(strains, correlations, "o", ms=3, color=INK)
+    right.axvline(100 * fits["most_strain_allowed"], color=ACCENT, lw=1.2, label="accepted up to")
+    right.set(xlabel="change of the springs' lengths (%, RMS)", ylabel="correlation")
+    right.set_xlim(left=0)
+    right.legend(frameon=False)
+    return figure
 
 
 def _contrast_picture(results: Results) -> Picture:

@@ -33,6 +33,8 @@ _PURPOSES = {
     "intrinsic_dimension.json": "how many dimensions the motion has",
     "report.json": "the other numbers of this page",
     "held_out.npz": "the test landmarks in every space",
+    "models_fitted.npz": "beads fitted to every landmark, in Å, and how well they fit",
+    "models_fitted.pdb": "those that fit, superposed: one model a landmark, for ChimeraX",
     "particles.npz": "stretch, density, uncertainty, error bar and reach of every particle",
     "striking_pairs.npz": "the pairs that z misjudges most, with projections",
     "metric_embed.yaml": "every parameter, version, and the hashes of the inputs",
@@ -90,12 +92,15 @@ def _facts(results: Results) -> dict[str, str]:
         f"{results.fidelity['test_landmarks']} held out",
         "dimensions": _dimensions(results),
         "volumes compared": f"box {box}, {apix:.3g} Å per voxel",
-        "distance": _distance(parameters, config["distances"]["distance"]),
+        "distance": _distance(parameters, config["distances"]),
         "version": f"cryodrgn_metric {parameters['version']}",
     }
 
 
-def _distance(parameters: dict[str, Any], name: str) -> str:
+def _distance(parameters: dict[str, Any], config: dict[str, Any]) -> str:
+    name = config["distance"]
+    if name == "atoms":
+        name = f"atoms ({config['atom_distance']})"
     contour = parameters.get("contour")
     above = "" if contour is None else f", of density above {contour:.3g}"
     return f"{name}, lmax {parameters['lmax']}{above}"

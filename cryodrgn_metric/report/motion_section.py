@@ -56,7 +56,8 @@ def motion_section(results: Results) -> Section:
     paragraphs = [
         "Each path joins real particles through their nearest neighbours in z', as `cryodrgn "
         "graph_traversal` does in z. Its volumes are decoded, turned into one frame (that of the "
-        "landmark with the smallest sum of distances), and compared with each other again.",
+        "landmark with the smallest sum of distances), and compared with each other again"
+        f"{', by models fitted to them' if results.by_models else ''}.",
         f"{_movies(results)}`z_values.txt` in a path's folder is for `cryodrgn eval_vol --zfile`. "
         "Another path: `cryodrgn_metric report WORKDIR --path A B`, with the labels of two "
         "clusters.",

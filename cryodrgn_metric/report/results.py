@@ -159,6 +159,11 @@ class Results:
         return WORDINGS[self.parameters["config"]["distances"]["distance"]]
 
     @property
+    def by_models(self) -> bool:
+        """Whether Delta compares models that were fitted to the volumes (--distance atoms)."""
+        return "fits" in self.fidelity
+
+    @property
     def relative_distance(self) -> float:
         """The median Delta of held-out pairs, of a volume's typical size (`wording`)."""
         size = self.fidelity["median_distance"] or 0.0

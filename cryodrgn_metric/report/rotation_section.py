@@ -18,6 +18,10 @@ _STORIES = {
     "near_in_z": "Closest in z for the largest Δ",
 }
 _ALIKE = 0.5  # of the median Delta: pairs nearer than that are one structure, near enough
+_INTERNAL = (
+    "Δ compares distances within each model, which no rotation changes: there is no raw distance "
+    "to set beside it. Of the models' superposition, the median "
+)
 _COLUMNS = ("first", "second", "second, turned", "difference")
 
 
@@ -45,15 +49,20 @@ def rotation_section(results: Results) -> Section:
             "that fits as well.",
         ),
     ]
+    by_drmsd = results.by_models and rotation["share"] is None
+    if by_drmsd:
+        del pictures[0]
     if rotation["drift"]["score"] is not None:
         pictures.append(_drift_picture(results))
     stories = [name for name in _STORIES if len(results.striking[name])]
     pictures += [_pairs_picture(results, name) for name in stories]
     drift = rotation["drift"]
+    median = f"rotation is {rotation['median_angle_in_degrees']:.1f} degrees."
     paragraphs = [
-        f"{shown(rotation['share'], '.1%')} of the squared distance between landmark volumes is "
-        "pure rotation (1 - ΣΔ² / Σ raw²); the median rotation is "
-        f"{rotation['median_angle_in_degrees']:.1f} degrees.",
+        _INTERNAL + median
+        if by_drmsd
+        else f"{shown(rotation['share'], '.1%')} of the squared distance between landmark volumes "
+        f"is pure rotation (1 - ΣΔ² / Σ raw²); the median {median}",
         _drift_in_words(drift),
     ]
     if "translations" in results.landmarks:

@@ -20,6 +20,7 @@ THRESHOLDS = {
     "share of rotation": (0.05, 0.30),
     "median Delta / |V|": (0.10, 0.05),
     "median Delta / Rg": (0.02, 0.01),
+    "median Delta in voxels": (0.5, 0.25),
     "outside the landmarks' reach": (0.02, 0.10),
 }
 """Up to the first value (for Delta: from it on) a number is good, up to the second it is fair.
@@ -97,6 +98,13 @@ def _rotation(results: Results) -> Judgement:
     rotation = results.summary["rotation"]
     share, drift = rotation["share"], rotation["drift"]
     grade = _grade("share of rotation", share)
+    if share is None and "fits" in results.fidelity:
+        angle = rotation["median_angle_in_degrees"]
+        return Judgement(
+            f"Δ compares distances within models, and no rotation enters it (the median angle of "
+            f"their superposition is {angle:.1f} degrees).",
+            "good",
+        )
     if share is None:
         return Judgement("Nothing turned: the volumes are all alike.", "good")
     opening = {
@@ -115,15 +123,27 @@ def _rotation(results: Results) -> Judgement:
     return Judgement(f"{text}{closing}.", grade)
 
 
+def _size(results: Results) -> tuple[str, str]:
+    """How much volumes or models differ, in words, and its grade."""
+    fits = results.fidelity.get("fits")
+    if fits is None:
+        size, words = results.relative_distance, results.wording
+        grade = _grade(f"median Delta / {words.size_symbol}", size)
+        if grade == "poor":
+            return f"{100 * size:.1f} % of a volume's {words.size}", grade
+        return f"{100 * size:.{words.size_digits}f} % of their {words.size}", grade
+    moved = results.fidelity["median_distance"] or 0.0
+    voxels = moved / fits["voxel_in_angstroms"]
+    return f"{moved:.1f} Å ({voxels:.1f} voxels)", _grade("median Delta in voxels", voxels)
+
+
 def _motion(results: Results) -> Judgement:
-    size, words = results.relative_distance, results.wording
-    grade = _grade(f"median Delta / {words.size_symbol}", size)
-    found = results.intrinsic["dimension"]
-    if grade == "poor" or found == 0:
+    size, grade = _size(results)
+    if grade == "poor" or results.intrinsic["dimension"] == 0:
         return Judgement(
-            f"The volumes hardly differ once they are turned: the median Δ is {100 * size:.1f} % "
-            f"of a volume's {words.size}, so what z' shows may be noise, and f_ξ is not to be "
-            "interpreted unless a replicate shows the same.",
+            f"The volumes hardly differ once they are turned: the median Δ is {size}, so what z' "
+            "shows may be noise, and f_ξ is not to be interpreted unless a replicate shows the "
+            "same.",
             "poor",
         )
     shares = results.components[1]
@@ -132,8 +152,7 @@ def _motion(results: Results) -> Judgement:
     outside = results.summary["reach"]["outside_share"]
     part = f" ({100 * shares[:count].sum():.0f} % of its variance)"
     text = (
-        f"The volumes differ by a median of {100 * size:.{words.size_digits}f} % of their "
-        f"{words.size}; {_dimensions_in_words(results)} "
+        f"The volumes differ by a median of {size}; {_dimensions_in_words(results)} "
         f"{count} of the {results.dimension} dimensions of z'"
         f"{part if count < results.dimension else ''}, and particles form "
         f"{_islands_in_words(islands)}; {shown(outside, '.1%')} of them lie where no landmark is "

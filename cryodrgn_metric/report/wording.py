@@ -54,5 +54,15 @@ WORDINGS = {
         of_contrast="Δ is how far mass has moved (--distance transport), in Å, root mean square. "
         "Every volume has the mass 1: Δ says nothing of contrast.",
     ),
+    "atoms": Wording(
+        unit="Å",
+        raw="RMSD as the models lie (Å)",
+        turned="Δ = RMSD, superposed (Å)",
+        as_they_are="as they lie",
+        size="norm",
+        size_symbol="|V|",
+        size_digits=0,
+        of_contrast="Δ compares models, not densities: it says nothing of contrast.",
+    ),
 }
 """By the choices of --distance."""
