@@ -43,6 +43,7 @@ def results_of(
         },
         dimension=dimension,
         relative_distance=delta,
+        is_amortized=True,
         wording=WORDINGS[distance],
         intrinsic={"dimension": motion, "interval": [1, 2]},
         densest=np.arange(-1, islands),
