@@ -134,6 +134,9 @@ class TransportDistance:
 
         Arguments:
             features: As from `full_features`.
+
+        Raises:
+            VolumeError: Nothing is above the contour.
         """
         volumes = features[0].mT
         if self.contour is None:
@@ -142,7 +145,13 @@ class TransportDistance:
         pairs = self._pairs()
         with one_thread():  # many small operations, for which threads would mostly wait
             coefficients = self.features(volumes.unflatten(1, 3 * (self.box,)))
-        pairs.calibrate(coefficients[..., torch.isfinite(coefficients[0, 0])])
+        above = torch.isfinite(coefficients[0, 0])
+        if not bool(above.any()):
+            raise VolumeError(
+                f"No density is above the contour, {self.contour:.3g}, in any of the volumes that "
+                "were looked at first. Lower --contour."
+            )
+        pairs.calibrate(coefficients[..., above])
         self._typical_squared = float(pairs.calibration[1])
 
     @property

@@ -239,6 +239,8 @@ def test_a_volume_below_the_contour_is_named():
     volumes = np.stack([render(molecule(), BOX, SIGMA), 0.01 * render(molecule(), BOX, SIGMA)])
     with pytest.raises(VolumeError, match=r"volumes\[1\] has no density above the contour, 0.1"):
         cm.transport_distances(volumes, contour=CONTOUR)
+    with pytest.raises(VolumeError, match=r"No density is above the contour, 1e\+03"):
+        cm.transport_distances(volumes, contour=1e3)
 
 
 @pytest.mark.parametrize(
