@@ -247,7 +247,8 @@ def _digest_of(path: Path) -> str:
 def _needed_space_in_bytes(config: EmbedConfig, workdir: Workdir, candidates: int) -> int:
     """About what the run writes: coefficients, pairs, volumes, z' twice, and small things."""
     count, radius = min(config.landmarks.count, candidates), _compared_box(config, workdir) // 2
-    coefficients = count * 4 * (radius + 1) ** 2 * radius
+    expansions = 2 if config.distances.rigid == "se3" else 1
+    coefficients = expansions * count * 4 * (radius + 1) ** 2 * radius
     pairs = count**2 * (48 + 24)  # the matrices, and the blocks they are made from
     side = config.volumes.downsample or workdir.box_size
     components = config.metric_map.most_dimensions

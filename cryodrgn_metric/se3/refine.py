@@ -27,7 +27,9 @@ __all__ = ["Climb", "MovedVolumes", "RigidDerivatives", "Sphere"]
 
 _ROUNDINGS = 4
 _PAIRS_OF_AXES = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-_COLUMNS_AT_ONCE = 32  # their values at all points stay in the cache of a core
+# Values of volumes that are worked on together: on a CPU they should stay in a core's cache.
+_VALUES_AT_ONCE = {"cpu": 1 << 20}
+_VALUES_AT_ONCE_ELSEWHERE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class MovedVolumes:
 
     def chunks(self, count: int) -> list[slice]:
         """Columns that are worked on together."""
-        size = _COLUMNS_AT_ONCE if self.points.k.device.type == "cpu" else 512
+        kind = self.points.k.device.type
+        size = _VALUES_AT_ONCE.get(kind, _VALUES_AT_ONCE_ELSEWHERE) // (2 * len(self.points))
+        size = max(4, size)
         return [slice(start, start + size) for start in range(0, count, size)]
 
 

@@ -193,7 +193,7 @@ def drawn(small: np.ndarray, large: np.ndarray, found: Compared):
         left.plot(rows[:, 0], rows[:, 1], style, color=INK, label=f"so3, {name}")
         left.plot(rows[:, 0], rows[:, 2], style, color=ACCENT, label=f"se3, {name}")
     left.axhline(float(small[0, 4]), color=NONE, lw=1, label="two states of the small map")
-    left.set(xlabel="translation (% of the box)", ylabel="Δ / |V|", ylim=(-0.02, 1.4))
+    left.set(xlabel="translation (% of the box)", ylabel="Δ / |V|", ylim=(-0.02, 1.7))
     left.legend(frameon=False, fontsize=8, ncols=1, loc="upper left")
     left.set_title("one state and its moved copy", fontsize=10)
     upper = np.triu_indices(len(found.alone.distances), 1)
