@@ -44,6 +44,7 @@ def results_of(
         dimension=dimension,
         relative_distance=delta,
         is_amortized=True,
+        flow=None,
         wording=WORDINGS[distance],
         intrinsic={"dimension": motion, "interval": [1, 2]},
         densest=np.arange(-1, islands),
@@ -82,7 +83,7 @@ def test_carried_mass_is_judged_by_the_radius_of_gyration():
     found = [grades(delta=value, **numbers)[2] for value in (good, 0.999 * good, 0.999 * fair)]
     assert found == ["good", "fair", "poor"]
     text = sentences(delta=0.034, distance="transport")[2]
-    assert "median of 3.4 % of their radius of gyration; the motion takes" in text
+    assert "median of 3.4 % of their radius of gyration; the motion has" in text
 
 
 def test_the_worse_of_stress_and_error_counts():
