@@ -208,7 +208,7 @@ def _shepard(results: Results) -> Figure:
             f"Spearman {shown(scores['spearman'])}",
             fontsize=10,
         )
-        unit = "units of Δ" if ours else "its own units"
+        unit = results.wording.unit_of_z_metric if ours else "its own units"
         axis.set(
             xlabel=f"measured Δ ({results.wording.unit})",
             ylabel=f"distance in {SPACES[name]} ({unit})",

@@ -134,16 +134,17 @@ def plane_of(results: Results) -> tuple[FloatArray, list[str]]:
     spread at random along y where it has one.
     """
     z_metric = results.z_metric.astype(np.float64)
+    unit = results.wording.unit_of_z_metric
     if results.dimension == 1:
         height = spread(len(z_metric), results.seed)
         return np.column_stack([z_metric[:, 0], height]), [
-            "z' 1 (units of Δ)",
+            f"z' 1 ({unit})",
             "(spread for view)",
         ]
     if results.dimension == 2:
-        return z_metric, [f"z' {number} (units of Δ)" for number in (1, 2)]
+        return z_metric, [f"z' {number} ({unit})" for number in (1, 2)]
     points, shares = results.components
-    names = [f"PC{i + 1} of z' (units of Δ, {100 * shares[i]:.0f} %)" for i in range(2)]
+    names = [f"PC{i + 1} of z' ({unit}, {100 * shares[i]:.0f} %)" for i in range(2)]
     return points[:, :2], names
 
 
@@ -181,7 +182,8 @@ def _umap_picture(results: Results, umap: FloatArray) -> Picture:
 def _densities(results: Results, densities: Densities) -> Figure:
     title = "Density of particles in z'"
     if results.dimension == 1:
-        return _along(densities, title, "density", lambda density: density.values)
+        names = plane_of(results)[1][0], "density"
+        return _along(densities, title, names, lambda density: density.values)
     figure, axes = panels(2, title, width=5.0, height=4.4)
     most = max(float(density.values.max()) for density in densities.values())
     for axis, (label, density) in zip(axes, densities.items(), strict=True):
@@ -195,7 +197,7 @@ def _densities(results: Results, densities: Densities) -> Figure:
 def _negative_logs(results: Results, densities: Densities) -> Figure:
     title = "-log density in z' (not a free energy)"
     if results.dimension == 1:
-        return _along(densities, title, "-log density", negative_log)
+        return _along(densities, title, (plane_of(results)[1][0], "-log density"), negative_log)
     figure, axes = panels(2, title, width=5.0, height=4.4)
     levels = np.arange(0, _CONTOURS + 1)
     for axis, (label, density) in zip(axes, densities.items(), strict=True):
@@ -220,13 +222,16 @@ def _both(results: Results) -> Densities:
 
 
 def _along(
-    densities: Densities, title: str, name: str, values: Callable[[GridDensity], FloatArray]
+    densities: Densities,
+    title: str,
+    names: tuple[str, str],
+    values: Callable[[GridDensity], FloatArray],
 ) -> Figure:
     """Both densities as lines, where z' has one dimension."""
     figure, (axis,) = panels(1, title, width=6.4)
     for (label, density), color in zip(densities.items(), (INK, ACCENT), strict=True):
         axis.plot(density.centers[0], values(density), color=color, label=label)
-    axis.set(xlabel="z' 1 (units of Δ)", ylabel=name)
+    axis.set(xlabel=names[0], ylabel=names[1])
     axis.legend(frameon=False)
     return figure
 

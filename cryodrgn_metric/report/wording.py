@@ -12,7 +12,8 @@ class Wording:
     """How the report speaks of one `--distance`.
 
     Arguments:
-        unit: Of Delta and of z'.
+        unit: Of Delta.
+        unit_of_z_metric: Of z', the same.
         raw: The axis of distances that nothing was turned for.
         turned: The axis of Delta beside it.
         as_they_are: Of those raw distances.
@@ -23,6 +24,7 @@ class Wording:
     """
 
     unit: str
+    unit_of_z_metric: str
     raw: str
     turned: str
     as_they_are: str
@@ -35,6 +37,7 @@ class Wording:
 WORDINGS = {
     "so3": Wording(
         unit="density units",
+        unit_of_z_metric="units of Δ",
         raw="||V₁ - V₂|| (density units)",
         turned="Δ = min over R of ||V₁ - R·V₂||",
         as_they_are="as they are",
@@ -45,6 +48,7 @@ WORDINGS = {
     ),
     "transport": Wording(
         unit="Å",
+        unit_of_z_metric="Å",
         raw="before turning, centred (Å)",
         turned="Δ, after the best rotation (Å)",
         as_they_are="centred on each other",

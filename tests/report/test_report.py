@@ -332,5 +332,6 @@ def test_transport_is_told_in_angstroms(embedded, tmp_path):
     assert "how far mass has moved" in " ".join(shown.sections[0].paragraphs)
     labels = [axis.get_xlabel() for axis in drawn["shepard"].figure.axes]
     assert "measured Δ (Å)" in labels and "density units" not in "".join(labels)
+    assert drawn["z_metric_kmeans"].figure.axes[0].get_xlabel() == "z' 1 (Å)"
     assert "radius of gyration" in shown.verdict[2]
     assert f"of density above {contour:.3g}" in shown.facts["distance"]
