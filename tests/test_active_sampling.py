@@ -2,16 +2,25 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
-from running import SMALL, run
+from conftest import quiet
+from running import SMALL, options_of, unchanged
 
-from cryodrgn_metric import active_sampling
+from cryodrgn_metric import active_sampling, command
 from cryodrgn_metric.acquisition import training_sizes
-from cryodrgn_metric.config import EmbedConfig, EnsembleConfig, LandmarkConfig
+from cryodrgn_metric.config import (
+    DistanceNetConfig,
+    EmbedConfig,
+    EnsembleConfig,
+    LandmarkConfig,
+    MetricMapConfig,
+)
 from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.pipeline import embed
 
 ACTIVE = ("--sampling", "active", "--ensemble", "2")
 
@@ -24,9 +33,22 @@ def workdir(tmp_path_factory, vae_workdir):
 
 
 def embedded(workdir, outdir, *options):
-    run(workdir, "-o", outdir, *options)
+    """A run with nets that train at once; what it says of its landmarks."""
+    config = command.embed_config(options_of(workdir, *SMALL, "-o", outdir, *options))
+    with unchanged(workdir), quiet():
+        embed(
+            replace(
+                config,
+                distance_net=DistanceNetConfig(max_epochs=10),
+                metric_map=MetricMapConfig(steps=50),
+            )
+        )
     with np.load(outdir / "distances.npz") as file:
         return {name: file[name] for name in file.files}
+
+
+def fidelity_of(folder):
+    return json.loads((folder / "fidelity.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +57,22 @@ def folder(workdir, tmp_path_factory):
     outdir = tmp_path_factory.mktemp("spent")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(active_sampling, "PROGRESS", -10.0)
-        run(workdir, "-o", outdir, *ACTIVE)
+        embedded(workdir, outdir, *ACTIVE)
     return outdir
 
 
-def test_landmarks_have_the_roles_and_the_test_set_of_every_sampling(workdir, folder, tmp_path):
-    with np.load(folder / "distances.npz") as file:
+@pytest.fixture(scope="module")
+def usual(workdir, tmp_path_factory):
+    """k-means landmarks, no error bars."""
+    outdir = tmp_path_factory.mktemp("usual")
+    embedded(workdir, outdir)
+    return outdir
+
+
+def test_landmarks_have_the_roles_and_the_test_set_of_every_sampling(folder, usual):
+    with np.load(folder / "distances.npz") as file, np.load(usual / "distances.npz") as other:
         active = {name: file[name] for name in file.files}
-    kmeans = embedded(workdir, tmp_path)
+        kmeans = {name: other[name] for name in other.files}
     assert set(active) == set(kmeans)
     test = active["is_test"]
     assert np.array_equal(
@@ -53,12 +83,12 @@ def test_landmarks_have_the_roles_and_the_test_set_of_every_sampling(workdir, fo
     assert not (active["is_validation"] & test).any()
     # the same volumes, compared in the same way: a basis of other landmarks, so not the same bits
     own = active["distances"][np.ix_(test, test)]
-    other = kmeans["distances"][np.ix_(kmeans["is_test"], kmeans["is_test"])]
-    np.testing.assert_allclose(own, other, atol=0.03 * np.median(other))
+    theirs = kmeans["distances"][np.ix_(kmeans["is_test"], kmeans["is_test"])]
+    np.testing.assert_allclose(own, theirs, atol=0.03 * np.median(theirs))
 
 
 def test_the_curve_and_the_reason_are_told(folder):
-    rounds = json.loads((folder / "fidelity.json").read_text())["active_sampling"]
+    rounds = fidelity_of(folder)["active_sampling"]
     assert rounds["stopped"] == active_sampling.SPENT
     assert rounds["landmarks"] == [24 + size for size in training_sizes(36)]
     assert len(rounds["held_out_error"]) == len(rounds["landmarks"])
@@ -76,7 +106,7 @@ def test_the_curve_and_the_reason_are_told(folder):
 def test_it_stops_where_the_error_has_stopped_falling(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr(active_sampling, "PROGRESS", 0.99)
     found = embedded(workdir, tmp_path, *ACTIVE)
-    rounds = json.loads((tmp_path / "fidelity.json").read_text())["active_sampling"]
+    rounds = fidelity_of(tmp_path)["active_sampling"]
     assert rounds["stopped"] == active_sampling.SETTLED
     assert len(rounds["landmarks"]) == 2 and rounds["landmarks"][-1] < 60
     assert len(found["landmark_rows"]) == rounds["landmarks"][-1]
@@ -89,24 +119,22 @@ def test_it_needs_an_ensemble():
         )
 
 
-def test_error_bars_leave_everything_else_as_it_was(workdir, tmp_path):
+def test_error_bars_leave_everything_else_as_it_was(workdir, usual, tmp_path):
     """h_psi and z' to the byte, whatever --ensemble is; and what it adds."""
-    alone, several = tmp_path / "1", tmp_path / "2"
-    run(workdir, "-o", alone)
-    run(workdir, "-o", several, "--ensemble", "2")
+    embedded(workdir, tmp_path, "--ensemble", "2")
     for name in ("z_metric.pkl", "models/h_psi.safetensors", "models/h_psi.yaml"):
-        assert (alone / name).read_bytes() == (several / name).read_bytes()
-    bars = json.loads((several / "fidelity.json").read_text())["h_psi"]["error_bars"]
+        assert (usual / name).read_bytes() == (tmp_path / name).read_bytes()
+    bars = fidelity_of(tmp_path)["h_psi"]["error_bars"]
     assert (bars["members"], bars["calibrated_on"], bars["landmarks"]) == (2, 10, 10)
     assert bars["pairs"] == 45 and set(bars["coverage"]) >= {"0.68", "0.95"}
-    assert json.loads((alone / "fidelity.json").read_text())["h_psi"]["error_bars"] is None
-    with np.load(several / "particles.npz") as file:
+    assert fidelity_of(usual)["h_psi"]["error_bars"] is None
+    with np.load(tmp_path / "particles.npz") as file:
         assert file["relative_error"].shape == (200,) and (file["relative_error"] > 0).all()
-    with np.load(several / "held_out.npz") as file:
+    with np.load(tmp_path / "held_out.npz") as file:
         assert file["is_calibration"].sum() == 10
         assert file["error_bars"].shape == file["measured"].shape
-    assert (several / "models" / "h_psi_ensemble.safetensors").exists()
-    run(workdir, "-o", several)  # again, without
-    assert not (several / "models" / "h_psi_ensemble.safetensors").exists()
-    assert "relative_error" not in np.load(several / "particles.npz").files
-    assert SMALL[SMALL.index("--ensemble") + 1] == "1"
+    assert (tmp_path / "models" / "h_psi_ensemble.safetensors").exists()
+    embedded(workdir, tmp_path)  # again, without
+    assert not (tmp_path / "models" / "h_psi_ensemble.safetensors").exists()
+    with np.load(tmp_path / "particles.npz") as file:
+        assert "relative_error" not in file.files
