@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from cryodrgn_metric.config import LOSSES
 from cryodrgn_metric.dimension_checks import cross_check
 from cryodrgn_metric.dimension_estimate import NO_MOTION, DimensionEstimate, words_about
 from cryodrgn_metric.embedded_landmarks import CLEAR, THRESHOLD, EmbeddedLandmarks
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.fidelity import median_distance, subsampling_interval
-from cryodrgn_metric.free_points import LOSSES
 from cryodrgn_metric.local_volume import count_at_scale, even_share, neighbor_scale
 
 __all__ = ["FEWEST_LANDMARKS", "MOST_DIMENSIONS", "intrinsic_dimension"]

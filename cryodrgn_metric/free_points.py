@@ -6,22 +6,22 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-__all__ = ["LOSSES", "classical_points", "fitted_points", "pair_weights"]
+__all__ = ["WEIGHTINGS", "classical_points", "fitted_points", "pair_weights"]
 
 FloatArray = npt.NDArray[np.float64]
 
-LOSSES = {"relative": 2, "weighted": 4}
-"""Powers of the distance that an error of it is divided by: Eq. 8 and Eq. 9."""
+WEIGHTINGS = {"stress": 0, "sammon": 1, "relative": 2, "weighted": 4}
+"""The power of Delta that a squared error is divided by: stress-1, Sammon, Eq. 5 and 8, Eq. 9."""
 
 FLOOR = 0.1  # of the median distance: shorter ones weigh no more than that
 
 
-def pair_weights(distances: FloatArray, loss: str, floor: float = FLOOR) -> FloatArray:
+def pair_weights(distances: FloatArray, weighting: str, floor: float = FLOOR) -> FloatArray:
     r"""Weights of pairs in the stress, :math:`1 / \max(\Delta, \epsilon)^p`, of mean 1.
 
     Arguments:
         distances: Symmetric. :math:`(n, n)`
-        loss: ``relative`` (:math:`p = 2`, Eq. 5 and 8) or ``weighted`` (:math:`p = 4`, Eq. 9).
+        weighting: One of WEIGHTINGS, which gives p.
         floor: :math:`\epsilon` as a fraction of the median distance.
 
     Returns:
@@ -34,7 +34,7 @@ def pair_weights(distances: FloatArray, loss: str, floor: float = FLOOR) -> Floa
     """
     upper = np.triu_indices(len(distances), 1)
     typical = float(np.median(distances[upper])) or float(distances.mean()) or 1.0
-    weights = np.maximum(distances / typical, floor) ** -float(LOSSES[loss])
+    weights = np.maximum(distances / typical, floor) ** -float(WEIGHTINGS[weighting])
     np.fill_diagonal(weights, 0.0)
     return np.asarray(weights / weights[upper].mean())
 
@@ -61,7 +61,11 @@ def classical_points(distances: FloatArray, dimension: int) -> FloatArray:
 
 
 def fitted_points(
-    start: FloatArray, distances: FloatArray, weights: FloatArray, steps: int = 300
+    start: FloatArray,
+    distances: FloatArray,
+    weights: FloatArray,
+    steps: int = 300,
+    tolerance: float = 1e-7,
 ) -> tuple[FloatArray, float]:
     r"""Moves points until their distances equal the given ones as well as they can.
 
@@ -75,6 +79,7 @@ def fitted_points(
         distances: Symmetric. :math:`(n, n)`
         weights: As from `pair_weights`. :math:`(n, n)`
         steps: The most steps.
+        tolerance: The relative progress of a step below which no more are made.
 
     Returns:
         Points, centred and along their principal axes :math:`(n, d')`, and the weighted stress:
@@ -110,7 +115,7 @@ def fitted_points(
         start.ravel() / size,
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": steps, "ftol": 1e-7, "gtol": 1e-9},
+        options={"maxiter": steps, "ftol": tolerance, "gtol": 1e-9},
     )
     points = found.x.reshape(start.shape) * size
     points -= points.mean(axis=0)

@@ -6,23 +6,24 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
-from scipy.spatial.distance import pdist, squareform
 from sklearn.manifold import smacof
 
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.fidelity import fidelity_of
+from cryodrgn_metric.free_points import (
+    WEIGHTINGS,
+    classical_points,
+    fitted_points,
+    pair_weights,
+)
 
-__all__ = ["WEIGHTINGS", "free_points", "lowest_stress"]
+__all__ = ["free_points", "lowest_stress"]
 
 FloatArray = npt.NDArray[np.float64]
 
-WEIGHTINGS = {"stress": 0, "sammon": 1, "relative": 2, "weighted": 4}
-"""The power of Delta that a squared error is divided by: stress-1, Sammon, Eq. 5 and 8, Eq. 9."""
-
-FLOOR = 0.1  # of the median distance, below which weights don't grow, as those of f_xi
 STARTS = 3  # classical scaling, and random ones
 MOST_STEPS = 500
+TOLERANCE = 1e-9
 MOST_POINTS = 500  # of which the stress is looked for: a second
 
 
@@ -61,6 +62,7 @@ def free_points(
           doi:10.1109/T-C.1969.222678
 
     Example:
+        >>> from scipy.spatial.distance import pdist, squareform
         >>> plane = np.random.default_rng(0).normal(size=(30, 2))
         >>> found = free_points(squareform(pdist(plane)), 2, "relative")
         >>> bool(np.allclose(pdist(found), pdist(plane), atol=1e-3))
@@ -75,8 +77,10 @@ def free_points(
     if not target.any():
         return np.zeros((len(target), dimension))
     points = _smacof(target, dimension, seed)
-    power = WEIGHTINGS[weighting]
-    return _centred(points if power == 0 else _descended(points, target, power))
+    if weighting != "stress":
+        weights = pair_weights(target, weighting)
+        points, _ = fitted_points(points, target, weights, MOST_STEPS, TOLERANCE)
+    return _centred(points)
 
 
 def lowest_stress(
@@ -98,6 +102,7 @@ def lowest_stress(
         ArgumentError: As `free_points`.
 
     Example:
+        >>> from scipy.spatial.distance import pdist, squareform
         >>> cube = np.random.default_rng(0).normal(size=(30, 3))
         >>> found = lowest_stress(squareform(pdist(cube)), 2, "relative")
         >>> 0.05 < found["stress1"] < found["stress1_same_loss"]
@@ -118,7 +123,7 @@ def lowest_stress(
 def _smacof(target: FloatArray, dimension: int, seed: int) -> FloatArray:
     rng = np.random.default_rng(seed)
     size = float(target.mean())
-    starts = [_classical(target, dimension)]
+    starts = [classical_points(target, dimension)]
     starts += [size * rng.normal(size=(len(target), dimension)) for _ in range(STARTS - 1)]
     found = [_from_start(target, start) for start in starts]
     return min(found, key=lambda points: fidelity_of(points, target)["stress1"])
@@ -131,35 +136,6 @@ def _from_start(target: FloatArray, start: FloatArray) -> FloatArray:
             target, n_components=start.shape[1], init=start, n_init=1, max_iter=MOST_STEPS
         )
     return np.asarray(points, dtype=np.float64)
-
-
-def _classical(target: FloatArray, dimension: int) -> FloatArray:
-    """Principal coordinates, the start; columns of zeros where there are fewer."""
-    squared = target**2
-    mean = squared.mean(axis=0)
-    values, vectors = np.linalg.eigh(-(squared - mean - mean[:, None] + mean.mean()) / 2)
-    lengths = np.sqrt(np.maximum(values[::-1][:dimension], 0))
-    points = vectors[:, ::-1][:, :dimension] * lengths
-    return np.asarray(np.pad(points, ((0, 0), (0, dimension - points.shape[1]))))
-
-
-def _descended(start: FloatArray, target: FloatArray, power: int) -> FloatArray:
-    measured = squareform(target, checks=False)
-    unit = float(np.median(measured)) or float(measured.mean())
-    scaled = measured / unit
-    weights = np.maximum(scaled, FLOOR) ** -float(power)
-
-    def loss(flat: FloatArray) -> tuple[float, FloatArray]:
-        points = flat.reshape(start.shape)
-        apart = pdist(points)
-        error = apart - scaled
-        pull = squareform(weights * error / np.maximum(apart, 1e-12))
-        gradient = 2 * (pull.sum(axis=1)[:, None] * points - pull @ points)
-        return float(weights @ error**2), gradient.ravel()
-
-    options = {"maxiter": MOST_STEPS, "maxfun": 2 * MOST_STEPS}
-    found = minimize(loss, start.ravel() / unit, jac=True, method="L-BFGS-B", options=options)
-    return np.asarray(found.x.reshape(start.shape) * unit)
 
 
 def _centred(points: FloatArray) -> FloatArray:

@@ -11,8 +11,9 @@ from cryodrgn_metric import reference_maps
 from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.fidelity import fidelity_of
+from cryodrgn_metric.free_points import WEIGHTINGS
 from cryodrgn_metric.metric_map import MetricMap
-from cryodrgn_metric.reference_maps import WEIGHTINGS, free_points, lowest_stress
+from cryodrgn_metric.reference_maps import free_points, lowest_stress
 
 
 def cube(count=40):
