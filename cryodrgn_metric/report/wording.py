@@ -60,6 +60,7 @@ WORDINGS = {
     ),
     "atoms": Wording(
         unit="Å",
+        unit_of_z_metric="Å",
         raw="RMSD as the models lie (Å)",
         turned="Δ = RMSD, superposed (Å)",
         as_they_are="as they lie",
