@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from importlib import resources
 
 import mrcfile
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import APIX, BOX, VAE_SIZE, project_blobs, quiet, random_rotations, run_cryodrgn
-from running import run
+from running import SMALL, options_of, run, unchanged
 
+from cryodrgn_metric import command
 from cryodrgn_metric.artifacts import save_pickle
+from cryodrgn_metric.config import DistanceNetConfig, MetricMapConfig
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.rigid import RigidDistance
 from cryodrgn_metric.distances.rotation import RotationDistance
+from cryodrgn_metric.pipeline import embed
 from cryodrgn_metric.se3.motions import MOST_TRANSLATION
 from cryodrgn_metric.so3.conventions import (
     edge_of,
@@ -40,8 +44,16 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(workdir, tmp_path_factory):
+    """The whole command, but for nets that train at once."""
     outdir = tmp_path_factory.mktemp("rigid") / "out"
-    run(workdir, *FEW, "-d", SIDE, "-o", outdir)
+    options = options_of(workdir, *SMALL, *FEW, "-d", SIDE, "-o", outdir)
+    config = replace(
+        command.embed_config(options),
+        distance_net=DistanceNetConfig(max_epochs=10),
+        metric_map=MetricMapConfig(dimension=1, steps=50),
+    )
+    with unchanged(workdir), quiet():
+        embed(config)
     return outdir
 
 
@@ -69,7 +81,7 @@ def test_motions_are_those_of_the_decoded_volumes(folder, workdir):
     found = saved(folder)
     opened = open_workdir(workdir, -1)
     decoder = Decoder.from_workdir(opened, "cpu", torch.float32, as_trained=True)
-    latents = opened.latents[found["landmark_rows"]]
+    latents = opened.latents[found["landmark_rows"][:10]]
     window = spherical_window(SIDE)
     volumes = windowed(decoder.decode(latents, SIDE), window, edge_of(window))
     distance, alone = (
@@ -78,13 +90,14 @@ def test_motions_are_those_of_the_decoded_volumes(folder, workdir):
     distance.recall(found["calibration"])
     alone.recall(found["calibration"][:2])
     again = distance.pairwise(distance.features(volumes))
-    typical = np.median(found["distances"])
-    np.testing.assert_allclose(again.distances, found["distances"], atol=0.01 * typical)
+    expected = found["distances"][:10, :10]
+    # the radial directions are those of other volumes
+    np.testing.assert_allclose(again.distances, expected, atol=0.01 * np.median(expected))
     turned = alone.pairwise(alone.features(volumes))
     assert bool((again.distances <= turned.distances).all())
     assert float(again.distances.sum()) < 0.99 * float(turned.distances.sum())
     np.testing.assert_allclose(
-        found["volume_norms"], alone.norms(alone.features(volumes)), rtol=1e-4
+        found["volume_norms"][:10], alone.norms(alone.features(volumes)), rtol=1e-4
     )
 
 
