@@ -34,7 +34,7 @@ def trained(components: int = 2, **options: object) -> MetricMap:
     return quick(components, **{"width": 64, "steps": 400, "pairs_per_step": 2000, **options})
 
 
-@pytest.mark.parametrize("loss", ["relative", "weighted"])
+@pytest.mark.parametrize("loss", ["relative", "weighted", "stress"])
 def test_a_planar_distance_is_shown_as_it_is(loss: str) -> None:
     z = latents()
     found = trained(loss=loss).fit_transform(z, planar)

@@ -116,7 +116,7 @@ def _figure(truth: np.ndarray, apart: np.ndarray, shown: dict) -> object:
         axis.axhline(1, color="lightgrey", lw=0.8, zorder=0)
         axis.set(xlabel="true angle (degrees)", title=f"d' = {dimension}")
     middle.set_ylabel("distance in z' / Δ")
-    middle.legend(frameon=False, loc="upper left")
+    left.legend(handles=right.get_lines()[:3], frameon=False, loc="lower right", fontsize=8)
     return figure
 
 
