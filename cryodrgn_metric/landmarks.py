@@ -128,7 +128,8 @@ def choose_landmarks(
     candidates and the same for every sampling strategy given a seed. The rest is the sketch:
     the particles nearest to k-means centres (fitted on at most 100,000 particles, duplicates
     replaced by the next nearest unused particle), farthest-point sampling, or uniform. 10 % of
-    the sketch, at random, stops training.
+    the sketch, at random, stops training. (Sampling ``active``, which learns on the way, starts
+    from `acquisition.first_landmarks` instead.)
 
     Arguments:
         latents: One latent per particle. :math:`(N, d)`

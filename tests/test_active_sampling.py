@@ -20,7 +20,11 @@ from cryodrgn_metric.config import (
     MetricMapConfig,
 )
 from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.pipeline import embed
+from cryodrgn_metric.report.fidelity_section import fidelity_section
+from cryodrgn_metric.report.results import Results
+from cryodrgn_metric.workdir import open_workdir
 
 ACTIVE = ("--sampling", "active", "--ensemble", "2")
 
@@ -101,6 +105,20 @@ def test_the_curve_and_the_reason_are_told(folder):
     volumes = list((folder / "cache" / "volumes").iterdir())
     own = np.diff([0, *rounds["landmarks"]])
     assert len(volumes) == sum(-(-int(count) // 8) for count in own)
+
+
+def test_the_report_shows_rounds_and_error_bars(workdir, folder, usual):
+    def pictures(outdir):
+        results = Results.load(open_workdir(workdir), MetricFolder(outdir, 2))
+        section = fidelity_section(results)
+        return {picture.name: picture for picture in section.pictures}, section.paragraphs
+
+    shown, paragraphs = pictures(folder)
+    assert active_sampling.SPENT in shown["landmark_rounds"].caption
+    assert shown["landmark_rounds"].png and shown["error_bars"].png
+    (words,) = [text for text in paragraphs if text.startswith("2 nets give")]
+    assert "45 pairs of the other 10" in words
+    assert not {"landmark_rounds", "error_bars"} & set(pictures(usual)[0])
 
 
 def test_it_stops_where_the_error_has_stopped_falling(workdir, tmp_path, monkeypatch):
