@@ -29,7 +29,7 @@ LARGEST_SCALE = 0.25  # of the median Delta: beyond, L2 saturates and bends what
 LAST_SCALE = 0.5  # of the median Delta, that the answer is shown at
 SCALES = 9
 AS_GOOD = 1.25  # times a scale, or of it: the answer there counts in the interval
-MOST_STRANGERS = 0.03  # among the neighbours of a map that doesn't fold
+MOST_FOLDED, MOST_TORN = 0.1, 0.02  # of the landmarks; a tear has few on either side
 REPEATS, COVERAGE = 20, 0.95
 
 
@@ -105,15 +105,16 @@ def intrinsic_dimension(
     answers = [sheet.dimension_at(each) for each in counts]
     moves, may_rest = _motion(delta, norm, seed)
     dimension = sheet.dimension_at(count) if moves else 0
-    strangers = sheet.strangers(count)
+    folded, torn = zip(*sheet.misplaced(count), strict=True)
     estimate = DimensionEstimate(
         dimension=dimension,
         interval=_interval(sheet, count, _nearby(scales, answers, scale), seed),
-        embedding_dimension=_embedding_dimension(dimension, strangers),
+        embedding_dimension=_embedding_dimension(dimension, folded, torn),
         dimensions=tried,
         last_variance=sheet.last_variance(count),
         even_variance=tuple(even_share(count + 1, each) for each in tried),
-        false_neighbors=strangers,
+        folded=folded,
+        torn=torn,
         scale=scale,
         scale_window=window,
         scales=tuple(scales),
@@ -170,14 +171,16 @@ def _interval(
     return min(found), max(found)
 
 
-def _embedding_dimension(dimension: int, strangers: tuple[float, ...]) -> int:
-    """From the dimension on, the first d' in which few neighbours are strangers."""
+def _embedding_dimension(
+    dimension: int, folded: tuple[float, ...], torn: tuple[float, ...]
+) -> int:
+    """From the dimension on, the first d' that neither folds nor tears what it shows."""
     if dimension == 0:
         return 0
-    for number, share in enumerate(strangers[dimension - 1 :], start=dimension):
-        if share <= MOST_STRANGERS:
+    for number in range(dimension, len(folded) + 1):
+        if folded[number - 1] <= MOST_FOLDED and torn[number - 1] <= MOST_TORN:
             return number
-    return len(strangers)
+    return len(folded)
 
 
 def _reach_zero(estimate: DimensionEstimate, moves: bool, may_rest: bool) -> DimensionEstimate:

@@ -28,7 +28,8 @@ class DimensionEstimate:
         last_variance: The variance of the last local principal component relative to the total,
             at `scale`, for each of them: the "volume" that drops.
         even_variance: The same of as many points spread evenly in all d' dimensions.
-        false_neighbors: The share of neighbours in d' dimensions that are far apart by Delta.
+        folded: The share of landmarks that an embedding in d' dimensions lays on strangers.
+        torn: The share that it tears from their neighbours.
         scale: The median distance of the neighbours it was read from, in units of Delta.
         scale_window: The least and the largest scale that are to be trusted.
         scales: Others, up to half the median Delta.
@@ -44,7 +45,8 @@ class DimensionEstimate:
     dimensions: tuple[int, ...]
     last_variance: tuple[float, ...]
     even_variance: tuple[float, ...]
-    false_neighbors: tuple[float, ...]
+    folded: tuple[float, ...]
+    torn: tuple[float, ...]
     scale: float
     scale_window: tuple[float, float]
     scales: tuple[float, ...]

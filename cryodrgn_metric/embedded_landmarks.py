@@ -12,8 +12,8 @@ from cryodrgn_metric.free_points import classical_points, fitted_points, pair_we
 from cryodrgn_metric.local_volume import (
     FEWEST_NEIGHBORS,
     even_share,
-    false_neighbors,
     last_shares,
+    misplaced_shares,
     neighbors_of,
 )
 
@@ -86,9 +86,9 @@ class EmbeddedLandmarks:
         shares = self.last_variance(count)
         return min(self.most, _before_drop(shares, count, threshold))
 
-    def strangers(self, count: int) -> tuple[float, ...]:
-        """The share of each d' neighbours that are none by Delta, of points under Eq. 8."""
-        return tuple(false_neighbors(points, self.distances, count) for points in self.relative)
+    def misplaced(self, count: int) -> tuple[tuple[float, float], ...]:
+        """The shares that each d' lays on strangers and tears off, as points under Eq. 8."""
+        return tuple(misplaced_shares(points, self.distances, count) for points in self.relative)
 
     def dimensions_of_subsamples(self, count: int, seed: int, repeats: int) -> list[int]:
         """The answers of subsamples of the landmarks, each embedded anew; at the same scale.

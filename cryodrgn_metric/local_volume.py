@@ -11,8 +11,8 @@ __all__ = [
     "FEWEST_NEIGHBORS",
     "count_at_scale",
     "even_share",
-    "false_neighbors",
     "last_shares",
+    "misplaced_shares",
     "neighbor_scale",
     "neighbors_of",
 ]
@@ -23,6 +23,7 @@ IntArray = npt.NDArray[np.int64]
 FEWEST_NEIGHBORS = 10  # that a patch is made of: fewer, and chance decides how wide it is
 EVEN_PATCHES = 200  # drawn at random, for `even_share`
 TOO_FAR = 2.0  # times the radius of a patch
+MANY = 0.25  # of the neighbours of a point
 
 
 def neighbors_of(distances: FloatArray, count: int) -> IntArray:
@@ -103,20 +104,31 @@ def even_share(count: int, dimension: int) -> float:
     return float(np.median(last_shares(points.reshape(-1, dimension), patches)))
 
 
-def false_neighbors(points: FloatArray, distances: FloatArray, count: int) -> float:
-    """How many of the nearest points are strangers: the share that is far by the true distance.
+def misplaced_shares(points: FloatArray, distances: FloatArray, count: int) -> tuple[float, float]:
+    """How many points an embedding lays on strangers, and how many it tears from neighbours.
 
-    Far is more than twice as far as the last of as many true neighbours. An embedding that folds,
-    because what it shows needs more dimensions, lays strangers on each other.
+    A point lies on strangers if a quarter of its nearest are far by the true distance, as where
+    the embedding folds; it is torn off if a quarter of its true neighbours are far from it there.
+    Far is more than twice as far as the last of as many neighbours.
 
     Arguments:
         points: (n, d)
         distances: The true ones. (n, n)
-        count: Of nearest points.
+        count: Of neighbours.
+
+    Returns:
+        Two shares of all points.
     """
     squares = (points**2).sum(axis=1)
-    shown = np.maximum(squares[:, None] + squares - 2 * (points @ points.T), 0)
+    shown = np.sqrt(np.maximum(squares[:, None] + squares - 2 * (points @ points.T), 0))
     np.fill_diagonal(shown, 0)
-    radius = np.sort(distances, axis=1)[:, count]
-    true = np.take_along_axis(distances, neighbors_of(shown, count)[:, 1:], axis=1)
-    return float((true > TOO_FAR * radius[:, None]).mean())
+    strangers = _far_share(distances, neighbors_of(shown, count))
+    torn_off = _far_share(shown, neighbors_of(distances, count))
+    return float((strangers >= MANY).mean()), float((torn_off >= MANY).mean())
+
+
+def _far_share(distances: FloatArray, patches: IntArray) -> FloatArray:
+    """The share of each patch that is far from its first point."""
+    radius = np.sort(distances, axis=1)[:, patches.shape[1] - 1]
+    apart = np.take_along_axis(distances, patches[:, 1:], axis=1)
+    return np.asarray((apart > TOO_FAR * radius[:, None]).mean(axis=1))

@@ -55,7 +55,8 @@ def _ellipsoid(count, semi_axes, centre, rng):
 _RNG = np.random.default_rng(11)
 _BODY = _ellipsoid(26, (4.0, 2.6, 2.2), (0.0, -2.0, 0.0), _RNG)
 _ARM = _ellipsoid(26, (1.3, 2.9, 1.3), (0.0, 3.0, 0.0), _RNG)  # points up from its hinge
-_DOMAIN = _ellipsoid(18, (2.6, 1.2, 1.4), (2.6, 1.2, 0.0), _RNG)  # to one side of the axis y
+_DOMAIN = _ellipsoid(12, (2.6, 1.2, 1.4), (2.6, 1.2, 0.0), _RNG)  # to one side of the axis y
+_FOOT = _ellipsoid(20, (2.6, 1.3, 1.3), (3.6, -3.4, 0.0), _RNG)  # or half a turn is nearly none
 _HINGES = np.array([[-2.5, 0.8, 0.5], [2.5, 0.8, -0.5]])
 _AXES = np.array([[1.0, 0.0, 0.3], [1.0, 0.0, -0.3]])
 _TOP = np.array([0.0, 2.5, 0.0])
@@ -70,6 +71,7 @@ def atoms(case, motion):
     parts = [np.broadcast_to(_BODY, (len(motion), *_BODY.shape))]
     if case == "circle":
         turns = Rotation.from_rotvec(np.pi * motion[:, :1] * [0.0, 1.0, 0.0]).as_matrix()
+        parts.append(np.broadcast_to(_FOOT, (len(motion), *_FOOT.shape)))
         parts.append(np.einsum("nij,aj->nai", turns, _DOMAIN) + _TOP)
     for number in range({"hinge": 1, "two_hinges": 2, "circle": 0, "rigid": 2}[case]):
         moves = number < motion.shape[1]

@@ -12,7 +12,7 @@ from cryodrgn_metric.dimension import intrinsic_dimension
 from cryodrgn_metric.safe_files.pickles import load_pickle
 from cryodrgn_metric.workdir import open_workdir
 
-EXPLAINED = 0.998  # of the volumes' variance, that of turns and motion together
+EXPLAINED = 0.996  # of the volumes' variance, that of turns and motion together
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,8 +9,8 @@ from cryodrgn_metric.local_volume import (
     FEWEST_NEIGHBORS,
     count_at_scale,
     even_share,
-    false_neighbors,
     last_shares,
+    misplaced_shares,
     neighbor_scale,
     neighbors_of,
 )
@@ -62,9 +62,19 @@ def test_the_even_share_of_many_points_is_one_over_the_dimension():
     assert even_share(11, 4) < even_share(40, 4) < 1 / 4  # few points: chance flattens a patch
 
 
-def test_a_circle_drawn_on_a_line_lays_strangers_on_each_other():
-    angle = np.linspace(0, 2 * np.pi, 100, endpoint=False)
-    circle = np.column_stack([np.cos(angle), np.sin(angle)])
-    distances = squareform(pdist(circle))
-    assert false_neighbors(circle, distances, 10) == 0
-    assert false_neighbors(circle[:, :1], distances, 10) > 0.2
+def circle(count):
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return angle[:, None], np.column_stack([np.cos(angle), np.sin(angle)])
+
+
+def test_a_circle_drawn_flat_lays_strangers_on_each_other():
+    _, points = circle(100)
+    distances = squareform(pdist(points))
+    assert misplaced_shares(points, distances, 10) == (0, 0)
+    assert misplaced_shares(points[:, :1], distances, 10)[0] > 0.5
+
+
+def test_a_circle_drawn_as_a_line_is_torn_where_it_begins():
+    angle, points = circle(100)
+    _, torn_off = misplaced_shares(angle, squareform(pdist(points)), 10)
+    assert 0.04 <= torn_off <= 0.1  # at most five on either side
