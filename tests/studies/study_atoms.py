@@ -56,7 +56,8 @@ def main() -> None:
             for kind in ("rmsd", "drmsd"):
                 found = atom_distances(torch.from_numpy(fits.coordinates), kind).distances
                 label = f"{'RMSD' if kind == 'rmsd' else 'dRMSD'}, {name}"
-                measured[label] = (found.numpy(), float(fits.correlations.min()), seconds)
+                least = round(float(fits.correlations.min()), 3)
+                measured[label] = (found.numpy(), least, round(seconds, 2))
     rows = [
         [name, *_scores(found, truth), least, seconds]
         for name, (found, least, seconds) in measured.items()
