@@ -71,7 +71,7 @@ def main() -> None:
         box=BOX,
         apix_in_angstroms=APIX,
         volumes=len(steps),
-        largest_true_rmsd_in_angstroms=float(truth.max()),
+        largest_true_rmsd_in_angstroms=round(float(truth.max()), 2),
         data="MDAnalysisTests 2.11.0, adk_dims.dcd, every 4th frame",
         timing="one thread of a shared machine; search of all rotations and placing included",
     )
