@@ -201,6 +201,17 @@ class TestModelFile:
         run, _ = measured_again(config)
         assert run.reused == ["volumes", "distances"]
 
+    def test_flip_means_that_the_model_has_the_hand_of_written_volumes(
+        self, workdir, tmp_path, pdb
+    ):
+        given = ("--model", str(pdb))
+        with quiet():
+            found = [
+                prepare(config_of(workdir, tmp_path / "out", *given, *more)).model.positions
+                for more in ((), ("--flip",))
+            ]
+        np.testing.assert_array_equal(found[1], found[0] * [1, 1, -1])
+
     def test_one_that_is_larger_than_the_box_is_refused(self, workdir, pdb, capsys):
         options = ("--model", str(pdb), "--Apix", "0.5", "-o", str(pdb.parent / "out"))
         with pytest.raises(SystemExit) as stop:

@@ -71,7 +71,7 @@ def main() -> None:
         box=BOX,
         apix_in_angstroms=APIX,
         volumes=len(steps),
-        largest_true_rmsd_in_angstroms=float(truth.max()),
+        largest_true_rmsd_in_angstroms=round(float(truth.max()), 2),
         data="MDAnalysisTests 2.11.0, adk_dims.dcd, every 4th frame",
         timing="one thread of a shared machine; search of all rotations and placing included",
     )
@@ -90,7 +90,7 @@ def _scores(found: np.ndarray, truth: np.ndarray) -> list[float]:
 
 
 def _figure(measured: dict, truth: np.ndarray):
-    figure, (left, right) = panels(2, height=3.6)
+    figure, (left, right) = panels(2, height=4.2)
     upper, along = np.triu_indices(len(truth), 1), np.argsort(truth[CLOSED])
     reach = float(truth.max())
     colors = {"L2": NONE, "RMSD, model": INK, "RMSD, pseudo-atoms": ACCENT}
@@ -103,7 +103,7 @@ def _figure(measured: dict, truth: np.ndarray):
     for axis, top in ((left, 1.0), (right, reach)):
         axis.plot([0, reach], [0, top], color="black", lw=0.8, ls=":")
         axis.set(xlabel="true RMSD (Å)", xlim=(0, None), ylim=(0, None))
-        axis.legend(frameon=False, loc="lower right")
+        axis.legend(frameon=False, loc="lower right", fontsize=8)
     left.set(ylabel="distance to closed / its largest")
     left.set_title("From closed to open", fontsize=10)
     right.set(ylabel="RMSD of fitted models (Å)")
