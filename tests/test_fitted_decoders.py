@@ -42,7 +42,7 @@ class TestFixtures:
         found = intrinsic_dimension(kept.z, kept.distances, norm=kept.norm, error=kept.error)
         assert (found.dimension, found.embedding_dimension) == (dimension, embedding)
         low, high = found.interval
-        assert low <= dimension <= high <= dimension + 1
+        assert low == dimension <= high <= dimension + 2  # of the noise that decoders have
         text = " ".join(found.words)
         assert ("closes on itself" in text) == (case == "circle")
         assert ("not to be interpreted" in text) == (case == "rigid")

@@ -66,7 +66,7 @@ def fixtures():
         yield Ensemble(TITLES[case], str(dimension), kept.z, kept.distances, kept.norm, kept.error)
 
 
-def embedded(title, truth, workdir, landmarks=250):
+def embedded(title, truth, workdir, landmarks=150):
     """A workdir, after metric_embed has measured it."""
     parser = argparse.ArgumentParser()
     command.add_args(parser)
@@ -94,10 +94,10 @@ def stress_curve(distances):
     return found[::-1]
 
 
-def through_a_map(ensemble, count, dimensions=DIMENSIONS[:5]):
+def through_a_map(ensemble, count, dimensions=DIMENSIONS[:4]):
     """The answer where z' is a small network of z instead of free points, under Eq. 9 as well."""
     points = tuple(
-        MetricMap(dimension, loss="weighted", steps=500, progress=False, device="cpu")
+        MetricMap(dimension, loss="weighted", steps=300, progress=False, device="cpu")
         .fit_transform(ensemble.z, ensemble.distances)
         .astype(np.float64)
         for dimension in dimensions
