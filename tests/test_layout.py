@@ -47,7 +47,7 @@ WITHIN = {
     "so3": "conventions < rotations, harmonics, pairs < wigner, expansion < turning"
     " < correlation, refine < search",
     "distances": "base < rotation < rigid, transport, atoms < streaming < choice",
-    "se3": "motions < points < refine < search",
+    "se3": "candidates, motions < points < refine < search",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing < content < results, scatter < landscape_section < fidelity_section,"
     " rotation_section, motion_section, clusters_section, comparison_section, verdict"
