@@ -41,6 +41,7 @@ from cryodrgn_metric.paths import (
 from cryodrgn_metric.projections import central_slices, projections
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.safe_files.pickles import load_pickle
+from cryodrgn_metric.se3.motions import composed
 from cryodrgn_metric.so3.conventions import mirrored, mirrored_vectors
 from cryodrgn_metric.threads import map_in_threads, one_thread
 from cryodrgn_metric.volumes import write_movie
@@ -290,9 +291,11 @@ def _aligned_along(run: Run, volumes: AlignedVolumes) -> tuple[AlignedVolumes, A
     onwards = [(here, here - 1) for here in range(start + 1, len(turns))]
     backwards = [(here, here + 1) for here in reversed(range(start))]
     for here, before in onwards + backwards:
+        step = between[before, here]
         if moves is not None and found.translations is not None:
-            moves[here] = moves[before] + turns[before] @ found.translations[before, here].numpy()
-        turns[here] = turns[before] @ between[before, here]
+            shift = found.translations[before, here].numpy()
+            _, moves[here] = composed((turns[before], moves[before]), (step, shift))
+        turns[here] = turns[before] @ step
     aligned = replace(
         volumes,
         rotations=turns.astype(np.float32),

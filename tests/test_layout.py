@@ -57,7 +57,7 @@ WITHIN = {
     "so3": "conventions < rotations, harmonics, pairs < wigner, half_sphere < expansion < turning"
     " < correlation, refine < search",
     "distances": "base < rotation, slices, solvent < rigid, transport, atoms < streaming < choice",
-    "se3": "motions < points < refine < search",
+    "se3": "candidates, motions < points < refine < search",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing, wording < content < results, scatter < landscape_section, uncertainty"
     " < fidelity_section, dimension_section, rotation_section, motion_section, clusters_section,"

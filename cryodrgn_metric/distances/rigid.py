@@ -55,7 +55,8 @@ class RigidDistance(RotationDistance):
 
     References:
         Rotation first, then translation, is the order of molecular replacement:
-        Crowther & Blow, Acta Cryst. 23, 1967, doi:10.1107/S0365110X67002172.
+        Tong, Rossmann & Arnold, International Tables for Crystallography B, ch. 2.3, 2010,
+        doi:10.1107/97809553602060000765.
     """
 
     def __post_init__(self) -> None:
@@ -236,7 +237,8 @@ def rigid_distances(
         VolumeError: A volume is not a cube, is constant, or holds NaN or Inf.
 
     References:
-        Crowther & Blow, Acta Cryst. 23, 1967, doi:10.1107/S0365110X67002172.
+        Tong, Rossmann & Arnold, International Tables for Crystallography B, ch. 2.3, 2010,
+        doi:10.1107/97809553602060000765.
 
     Example:
         >>> import numpy as np

@@ -31,6 +31,7 @@ from cryodrgn_metric.distances.base import (
     check_volumes,
 )
 from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.se3.motions import inverted
 from cryodrgn_metric.so3.conventions import (
     WINDOW_EDGE,
     WINDOW_RADIUS,
@@ -322,7 +323,7 @@ def _as_table(found: PairResults) -> Tensor:
 
 
 def _store_block(result: PairwiseDistances, pairs: Pairs, table: Tensor) -> None:
-    """Write pairs and their mirror images: rotations[j, i] = rotations[i, j]^T."""
+    """Write pairs and their mirror images: rotations[j, i] = rotations[i, j]^T, and so on."""
     rows, columns = pairs.rows, pairs.columns
     for number, name in enumerate(("distances", "raw_distances", "second_peak_gaps")):
         matrix = getattr(result, name)
@@ -333,7 +334,7 @@ def _store_block(result: PairwiseDistances, pairs: Pairs, table: Tensor) -> None
     if result.translations is not None:
         translations = table[:, 12:]
         result.translations[rows, columns] = translations
-        result.translations[columns, rows] = -(rotations.mT @ translations[:, :, None])[..., 0]
+        result.translations[columns, rows] = inverted(rotations, translations)[1]
 
 
 def pairwise_distances(

@@ -1,3 +1,3 @@
 """Mathematics of rigid motions: volumes moved in Fourier space, their best superposition."""
 
-__all__ = ["motions", "points", "refine", "search"]
+__all__ = ["candidates", "motions", "points", "refine", "search"]

@@ -7,7 +7,8 @@ refined in all six parameters, first at that resolution, the best of them at the
 
 References:
     Rotation first, then translation, is the order of molecular replacement:
-    Crowther & Blow, Acta Cryst. 23, 1967, doi:10.1107/S0365110X67002172.
+    Tong, Rossmann & Arnold, International Tables for Crystallography B, ch. 2.3, 2010,
+    doi:10.1107/97809553602060000765.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from math import pi, radians
 import torch
 from torch import Tensor
 
+from cryodrgn_metric.se3.candidates import Following, Motions, merged
 from cryodrgn_metric.se3.motions import MOST_TRANSLATION
 from cryodrgn_metric.se3.points import BallPoints
 from cryodrgn_metric.se3.refine import Climb, MovedVolumes, RigidDerivatives, Sphere
@@ -32,23 +34,9 @@ _ABOUT_MIDDLES = 8  # rotations
 _ABOUT_BOX = 4  # besides the best
 _PEAKS = 2  # translations of each
 _APART = radians(20)  # second peaks are at least as far from the best
-_MET = radians(5)  # candidates nearer to each other than this have climbed the same peak
-_MET_SHIFT = 2 * pi * 0.01
 _LOW_FREQUENCY = 8.0  # 1/box: where translations are looked for
 _LOW_LMAX = 16
 _STEPS_TO_BOUND = 3  # of the grid of translations: 1/30 of the box, half a period at 15/box
-
-
-@dataclass(frozen=True)
-class _Following:
-    """How many motions are followed: between two numbers, those within a margin of the best.
-
-    `margin` is a share of |a||b|.
-    """
-
-    at_least: int
-    at_most: int
-    margin: float
 
 
 @dataclass(frozen=True)
@@ -59,9 +47,9 @@ class _Thoroughness:
     steps: int
 
 
-_FROM_MAP = _Following(6, 10, 0.1)
-_FROM_LOW = _Following(3, 5, 0.03)
-_TO_LAST = _Following(1, 3, 0.004)
+_FROM_MAP = Following(6, 10, 0.1)
+_FROM_LOW = Following(3, 5, 0.03)
+_TO_LAST = Following(1, 3, 0.004)
 _AS_A_START = _Thoroughness(0.3, steps=3)
 _NEARLY = _Thoroughness(0.1, steps=3)
 _TO_THE_END = {
@@ -85,35 +73,6 @@ class CentredVolumes:
     directions: list[Tensor]
     frequencies: Tensor
     centroids: Tensor
-
-
-@dataclass(frozen=True)
-class _Motions:
-    """Candidates of every pair, best first: (candidates, pairs, ...); values -inf for none."""
-
-    rotations: Tensor
-    shifts: Tensor
-    values: Tensor
-
-    def sorted(self) -> _Motions:
-        order = self.values.argsort(dim=0, descending=True, stable=True)
-        return _Motions(
-            self.rotations.gather(0, order[..., None, None].expand_as(self.rotations)),
-            self.shifts.gather(0, order[..., None].expand_as(self.shifts)),
-            self.values.gather(0, order),
-        )
-
-    def followed(self, scale: Tensor, rule: _Following) -> Tensor:
-        """Which of them to follow, (candidates, pairs)."""
-        close = self.values >= self.values[0] - rule.margin * scale
-        close[: rule.at_least] |= torch.isfinite(self.values[: rule.at_least])
-        close[rule.at_most :] = False
-        return close
-
-    def only(self, kept: Tensor) -> _Motions:
-        values = torch.where(kept, self.values, -torch.inf)
-        needed = max(1, int(torch.isfinite(values).sum(dim=0).max()))
-        return _Motions(self.rotations[:needed], self.shifts[:needed], values[:needed])
 
 
 class RigidSearch:
@@ -246,7 +205,7 @@ class RigidSearch:
         columns: Tensor,
         starts: Tensor,
         there: Tensor,
-    ) -> _Motions:
+    ) -> Motions:
         """The highest translations of every rotation that is a start."""
         of_start, of_pair = there.nonzero(as_tuple=True)
         rotations = starts[of_start, of_pair]
@@ -257,7 +216,7 @@ class RigidSearch:
             maps.append(self._grid_waves @ low.moving.points.product(low.values, moved))
         values, nodes = self._map_peaks(torch.cat(maps, dim=1))
         shape = (_PEAKS, *there.shape)
-        result = _Motions(
+        result = Motions(
             starts.expand(*shape, 3, 3).clone(),
             starts.new_zeros(*shape, 3),
             starts.new_full(shape, -torch.inf),
@@ -265,7 +224,7 @@ class RigidSearch:
         result.values[:, of_start, of_pair] = values
         result.shifts[:, of_start, of_pair] = offsets + self._grid_shifts[nodes]
         flat = (getattr(result, name).flatten(0, 1) for name in ("rotations", "shifts", "values"))
-        return _Motions(*flat).sorted()
+        return Motions(*flat).sorted()
 
     def _map_peaks(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Heights and nodes of the highest local maxima, each (peaks, columns)."""
@@ -289,10 +248,10 @@ def _climbed(
     derivatives: RigidDerivatives,
     sphere: Sphere,
     columns: Tensor,
-    motions: _Motions,
+    motions: Motions,
     how: _Thoroughness,
     chosen: Tensor | None = None,
-) -> _Motions:
+) -> Motions:
     """Climb from all candidates, or the chosen (candidates, pairs)."""
     if chosen is None:
         chosen = torch.isfinite(motions.values)
@@ -303,21 +262,10 @@ def _climbed(
     rotations, shifts = motions.rotations.clone(), motions.shifts.clone()
     values = motions.values.clone()
     rotations[at], shifts[at], values[at] = climb.rotations, climb.shifts, climb.values
-    return _merged(_Motions(rotations, shifts, values).sorted())
+    return merged(Motions(rotations, shifts, values).sorted())
 
 
-def _merged(motions: _Motions) -> _Motions:
-    """Drop (-inf) those that have climbed the same peak as a higher one."""
-    values = motions.values.clone()
-    for later in range(1, len(values)):
-        apart = angle_between(motions.rotations[:later], motions.rotations[later])
-        shifted = (motions.shifts[:later] - motions.shifts[later]).norm(dim=-1)
-        met = (apart < _MET) & (shifted < _MET_SHIFT) & torch.isfinite(values[:later])
-        values[later] = torch.where(met.any(dim=0), -torch.inf, values[later])
-    return _Motions(motions.rotations, motions.shifts, values).sorted()
-
-
-def _gaps(motions: _Motions, squared: Tensor) -> Tensor:
+def _gaps(motions: Motions, squared: Tensor) -> Tensor:
     """How much farther the best motion is that turns by 20 degrees more or less; inf for none."""
     apart = angle_between(motions.rotations, motions.rotations[0]) >= _APART
     second = torch.where(apart, motions.values, -torch.inf).amax(dim=0)
