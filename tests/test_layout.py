@@ -52,7 +52,7 @@ WITHIN = {
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing < content < results, scatter < landscape_section < fidelity_section,"
     " rotation_section, motion_section, clusters_section, comparison_section, verdict"
-    " < gallery < page, execution < notebook < writing",
+    " < gallery < page, inline, execution < notebook < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 __all__ = [
     "ACCENT",
+    "CSS_PIXELS_PER_INCH",
     "INK",
     "MOST_POINTS",
     "NONE",
@@ -38,6 +39,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 # Sharp on a screen of twice the usual density, yet some 100 kB; wide figures lose resolution
 # before they lose their place on the page.
 DPI = 150
+CSS_PIXELS_PER_INCH = 96  # what browsers call an inch
 MOST_PIXELS_ACROSS = 1800
 MOST_PIXELS_DOWN = 4000
 MOST_POINTS = 50_000

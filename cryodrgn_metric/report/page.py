@@ -20,13 +20,11 @@ from plotly.offline import get_plotlyjs
 from cryodrgn_metric import __version__
 from cryodrgn_metric.artifacts import save_text
 from cryodrgn_metric.report.content import Picture, Report, Scatter
-from cryodrgn_metric.report.drawing import NONE
+from cryodrgn_metric.report.drawing import CSS_PIXELS_PER_INCH, NONE
 
 __all__ = ["page_of", "write_page"]
 
 Array = npt.NDArray[Any]
-
-CSS_PIXELS_PER_INCH = 96
 
 MOST_CATEGORIES = 60  # beyond, integers become a scale, and text its most frequent and "others"
 _PALETTE = [to_hex(color) for color in matplotlib.colormaps["tab20"](range(20))]

@@ -22,7 +22,10 @@ from running import hashes, run
 
 from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.report import notebook as notebook_module
+from cryodrgn_metric.report.gallery import report_of
 from cryodrgn_metric.report.notebook import filled_template, write_notebook
+from cryodrgn_metric.report.results import Results
+from cryodrgn_metric.workdir import open_workdir
 
 TEMPLATE = resources.files("cryodrgn_metric.report") / "templates" / notebook_module.TEMPLATE
 NAME = "cryoDRGN_metric_embed.ipynb"
@@ -45,6 +48,21 @@ def outputs_of(notebook, kind=None):
 def figure_cells(notebook):
     """Cells that draw, by their names in the template."""
     return {cell.id for cell in notebook.cells if cell.id.endswith("-figure")}
+
+
+def pictures_of(notebook):
+    """All that is shown as PNG, by the name of the cell, in their order."""
+    found = {}
+    for name, output in outputs_of(notebook):
+        if "image/png" in output.get("data", {}):
+            found.setdefault(name, []).append(base64.b64decode(output.data["image/png"]))
+    return found
+
+
+def page_of(workdir, folder):
+    """The figures and captions of report.html, by section."""
+    report = report_of(Results.load(open_workdir(str(workdir), 2), folder))
+    return {section.anchor: section for section in report.sections}
 
 
 # -- the template
@@ -189,9 +207,7 @@ def test_a_cell_that_fails_costs_its_own_picture_only(tmp_path, caplog):
     write_notebook(folder, tmp_path, 7)
     written = read(folder.notebook)
     errors = [name for name, _ in outputs_of(written, "error")]
-    assert errors[0] == "load-particles" and "'load-particles' ended with" in caplog.text
-    missing = [o.text for name, o in outputs_of(written, "stream") if name == "load-landmarks"]
-    assert "distances.npz is not there" in missing[0] and "Error" not in missing[0]
+    assert errors[0] == "load-results" and "'load-results' ended with" in caplog.text
 
 
 # -- a run's
@@ -231,16 +247,33 @@ def test_it_opens_with_its_pictures(embedded):
     nbformat.validate(written)
     assert not outputs_of(written, "error")
     assert {o.name for _, o in outputs_of(written, "stream")} == {"stdout"}
-    pictures = {}
-    for name, output in outputs_of(written):
-        if "image/png" in output.get("data", {}):
-            pictures[name] = base64.b64decode(output.data["image/png"])
-    assert set(pictures) == figure_cells(written)
-    assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
     said = " ".join(o.text for _, o in outputs_of(written, "stream"))
-    assert "200 particles, 3 dimensions of z, 2 of z'" in said and "not there" not in said
-    tables = {name for name, o in outputs_of(written) if "text/html" in o.get("data", {})}
-    assert {"fidelity-table", "rotation-numbers", "clusters-table", "dataframe"} <= tables
+    assert "200 particles, 3 dimensions of z, 2 of z'" in said
+    assert "dataframe" in {n for n, o in outputs_of(written) if "text/html" in o.get("data", {})}
+
+
+@pytest.mark.slow
+def test_its_figures_and_words_are_those_of_the_page(embedded):
+    """To the byte: one piece of code draws both, from the same saved numbers."""
+    workdir, folder, _ = embedded
+    written = read(folder.notebook)
+    pictures, sections = pictures_of(written), page_of(workdir, folder)
+    own = figure_cells(written)
+    assert set(pictures) == own | {f"{name}-section" for name in sections}
+    assert all(picture.startswith(b"\x89PNG") for name in own for picture in pictures[name])
+    for name, section in sections.items():
+        assert pictures[f"{name}-section"] == [picture.png for picture in section.pictures]
+        said = [
+            o.data["text/markdown"]
+            for cell, o in outputs_of(written, "display_data")
+            if cell == f"{name}-section" and "text/markdown" in o.data
+        ]
+        assert said[0] == "\n\n".join(section.paragraphs)
+        assert [picture.caption for picture in section.pictures] == [
+            words for words in said[1:] if not words.startswith("**")
+        ]
+        captions = [f"**{table.caption}**" for table in section.tables]
+        assert captions == [words.split("\n")[0] for words in said[1:] if words.startswith("**")]
 
 
 @pytest.mark.slow
@@ -301,7 +334,7 @@ assert list(ind_selected) == list(np.flatnonzero(half)), (ind_selected, half.sum
 corners = dict(xs=[left, right, right, left], ys=[low, low, high, high])
 select_within(None, None, LassoSelector(**corners))
 assert list(ind_selected) == list(np.flatnonzero(half))
-assert selected.value == f'{half.sum()} particles selected' and half.sum() > 50 == len(shown)
+assert selected.value == f'{half.sum()} particles selected' and half.sum() > 50 == len(drawn)
 assert {'z_metric_0', 'z_metric_1', 'labels', 'hdbscan', 'particle', 'stretch'} <= set(df.columns)
 """
 
@@ -318,26 +351,22 @@ def test_it_runs_again_where_it_lies_and_writes_nothing(embedded, place):
     again = execute(workdir / place / NAME, changes, added)
     assert not outputs_of(again, "error")
     assert {o.name for _, o in outputs_of(again, "stream")} == {"stdout"}
-    drawn = {name for name, o in outputs_of(again) if "image/png" in o.get("data", {})}
-    assert drawn == figure_cells(again)
+    assert set(pictures_of(again)) >= figure_cells(again)
     assert hashes(workdir) == before
 
 
 @pytest.mark.slow
 def test_elsewhere_with_little_to_show(workdir_of, tmp_path):
-    """-o, one dimension, no volumes, a subset of particles; and none of the report's files."""
+    """-o, one dimension, no volumes, a subset of particles."""
     workdir = workdir_of("ind")
     run(workdir, "--epoch", 2, "-o", tmp_path / "out", "--dim", 1, "--skip-vol")
     folder = MetricFolder(tmp_path / "out", 2)
-    for path in (folder.held_out, folder.particles, folder.striking_pairs, folder.summary):
-        path.unlink(missing_ok=True)
     write_notebook(folder, workdir, KMEANS)
     written = read(folder.notebook)
     assert not outputs_of(written, "error")
-    drawn = {name for name, o in outputs_of(written) if "image/png" in o.get("data", {})}
-    assert {"raw-figure", "angles-figure", "kmeans-figure", "density-figure"} <= drawn
+    assert {"fidelity-section", "landscape-section", "color-figure"} <= set(pictures_of(written))
     said = " ".join(o.text for _, o in outputs_of(written, "stream"))
-    assert "held_out.npz is not there" in said and str(tmp_path) not in said
+    assert "--skip-vol" in said and str(tmp_path) not in said
 
     # what is saved counts as the original stack does, and nothing is overwritten
     save = [("SAVE_PATH = None", "SAVE_PATH = 'ind_keep.pkl'")]
