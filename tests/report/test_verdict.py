@@ -13,7 +13,16 @@ DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 
 
 def results_of(
-    stress=0.1, error=0.01, share=0.01, score=0.5, delta=0.3, dimension=2, islands=2, outside=0.01
+    stress=0.1,
+    error=0.01,
+    share=0.01,
+    score=0.5,
+    delta=0.3,
+    dimension=2,
+    islands=2,
+    outside=0.01,
+    is_amortized=True,
+    flow=None,
 ):
     """What the verdict reads of a run's results, with these numbers in it."""
     spreads = 5.0 ** -np.arange(dimension)
@@ -32,6 +41,8 @@ def results_of(
             "reach": {"outside_share": outside},
         },
         dimension=dimension,
+        is_amortized=is_amortized,
+        flow=flow,
         relative_distance=delta,
         densest=np.arange(-1, islands),
         components=(None, spreads**2 / (spreads**2).sum()),
@@ -71,6 +82,10 @@ def test_advice_names_what_is_to_blame():
     assert "try --dim 3" in sentences(stress=0.2)[0]
     assert "more --landmarks" in sentences(stress=0.2, error=0.15)[0]
     assert "try" not in sentences()[0]
+    assert "without --no-amortization" in sentences(stress=0.2, is_amortized=False)[0]
+    # a flow in all dimensions of z has no more to give
+    assert "--dim" not in sentences(stress=0.2, flow={"variance_shares": [0.7, 0.3]})[0]
+    assert "try --dim 3" in sentences(stress=0.2, flow={"variance_shares": [0.7, 0.2, 0.1]})[0]
 
 
 def test_sentences_hold_the_numbers():
