@@ -24,6 +24,8 @@ def results_of(
     outside=0.01,
     distance="so3",
     motion=1,
+    is_amortized=True,
+    flow=None,
 ):
     """What the verdict reads of a run's results, with these numbers in it."""
     spreads = 5.0 ** -np.arange(dimension)
@@ -42,9 +44,9 @@ def results_of(
             "reach": {"outside_share": outside},
         },
         dimension=dimension,
+        is_amortized=is_amortized,
+        flow=flow,
         relative_distance=delta,
-        is_amortized=True,
-        flow=None,
         wording=WORDINGS[distance],
         intrinsic={"dimension": motion, "interval": [1, 2]},
         densest=np.arange(-1, islands),
@@ -94,6 +96,10 @@ def test_advice_names_what_is_to_blame():
     assert "try --dim 3" in sentences(stress=0.2)[0]
     assert "more --landmarks" in sentences(stress=0.2, error=0.15)[0]
     assert "try" not in sentences()[0]
+    assert "without --no-amortization" in sentences(stress=0.2, is_amortized=False)[0]
+    # a flow in all dimensions of z has no more to give
+    assert "--dim" not in sentences(stress=0.2, flow={"variance_shares": [0.7, 0.3]})[0]
+    assert "try --dim 3" in sentences(stress=0.2, flow={"variance_shares": [0.7, 0.2, 0.1]})[0]
 
 
 def test_sentences_hold_the_numbers():

@@ -55,9 +55,8 @@ def main() -> None:
         for amortized in (True, False)
     }
     rows = [row for case in cases for row in _rows(case, found)]
-    save_study(
-        "amortization", COLUMNS, rows, _figure(cases, found), seed=SEED, dimension=DIMENSION
-    )
+    facts = {"seed": SEED, "dimension": DIMENSION, "workdirs": [case.name for case in cases]}
+    save_study("amortization", COLUMNS, rows, _figure(cases, found), **facts)
 
 
 def _trials(case: Case, amortized: bool) -> list[Trial]:

@@ -42,7 +42,8 @@ def main() -> None:
             for kind in ("mlp", "flow"):
                 rows.append(_row(case, net, dimension, kind))
                 print(rows[-1], flush=True)
-    save_study("map", COLUMNS, rows, _figure(cases, rows), seed=SEED, landmarks=LANDMARKS)
+    facts = {"seed": SEED, "landmarks": LANDMARKS, "workdirs": [case.name for case in cases]}
+    save_study("map", COLUMNS, rows, _figure(cases, rows), **facts)
 
 
 def _row(case: Case, net: DistanceNet, dimension: int, kind: str) -> list[Cell]:

@@ -47,7 +47,8 @@ def main() -> None:
             for loss in LOSSES:
                 rows.append(_row(case, net, dimension, loss, error))
                 print(rows[-1], flush=True)
-    save_study("reference", COLUMNS, rows, _figure(cases, rows), seed=SEED, landmarks=LANDMARKS)
+    facts = {"seed": SEED, "landmarks": LANDMARKS, "workdirs": [case.name for case in cases]}
+    save_study("reference", COLUMNS, rows, _figure(cases, rows), **facts)
 
 
 def _row(case: Case, net: DistanceNet, dimension: int, loss: str, error: float) -> list[Cell]:
