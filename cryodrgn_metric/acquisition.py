@@ -97,9 +97,10 @@ def more_landmarks(
 ) -> Landmarks:
     """Adds landmarks that train, where the ensemble's members disagree.
 
-    One after the other is the particle, of 2,000 at random, whose disagreement times its distance
-    in z (every column by its standard deviation) to the nearest landmark that trains is largest:
-    the dispute says where, the distance keeps a batch from being fifty times the same place.
+    One after the other is the particle whose disagreement times its distance in z (every column
+    by its standard deviation) to the nearest landmark that trains is largest: the dispute says
+    where, the distance keeps a batch from being fifty times the same place. Asked are 2,000
+    particles at random, or ten for each that is wanted.
 
     Arguments:
         ensemble: Fitted; its calibration is not used, so that no test landmark has a say.
