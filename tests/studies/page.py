@@ -40,7 +40,9 @@ def _lines(study: Study) -> list[str]:
     ]
     rows = [study["columns"], ruler, *([_cell(value) for value in row] for row in study["rows"])]
     facts = ", ".join(
-        f"{name.replace('_', ' ')} {_plain(v)}" for name, v in study["facts"].items()
+        f"{name.replace('_', ' ')} {_plain(value)}"
+        for name, value in study["facts"].items()
+        if not isinstance(value, dict)  # those are in the file
     )
     made = f"`{study['command']}`, commit {study['commit']}, {study['date']}; {facts}"
     return [*(f"| {' | '.join(row)} |" for row in rows), "", f"{made}."]
