@@ -165,7 +165,7 @@ def reached(scores: Scores, strategy: str, measure: int) -> float | None:
 
 def figure_of(studied: dict[str, Scores]) -> Any:
     """Error against L: one row for each workdir, median and 90th percentile."""
-    figure, axes = panels(2, rows=len(studied), height=3.4)
+    figure, axes = panels(2, rows=len(studied), height=3.6)
     for row, (name, scores) in enumerate(studied.items()):
         for measure, title in enumerate(("median error", "90 % of errors are below")):
             axis = axes[2 * row + measure]
