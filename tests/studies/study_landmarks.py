@@ -183,7 +183,7 @@ def figure_of(studied: dict[str, Scores]) -> Any:
             ticks = axis.get_ylim()
             axis.set_yticks([t for t in (0.3, 0.5, 1, 2, 3, 5, 10, 20) if ticks[0] < t < ticks[1]])
             axis.yaxis.set_major_formatter("{x:g}")
-    axes[0].legend(frameon=False, fontsize=9)
+    axes[1].legend(frameon=False, fontsize=9, loc="upper right")  # nothing is drawn there
     return figure
 
 
