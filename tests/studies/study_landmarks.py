@@ -183,7 +183,8 @@ def figure_of(studied: dict[str, Scores]) -> Any:
             ticks = axis.get_ylim()
             axis.set_yticks([t for t in (0.3, 0.5, 1, 2, 3, 5, 10, 20) if ticks[0] < t < ticks[1]])
             axis.yaxis.set_major_formatter("{x:g}")
-    axes[1].legend(frameon=False, fontsize=9, loc="upper right")  # nothing is drawn there
+    lines = axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure
 
 
