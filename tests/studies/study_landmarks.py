@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,18 +193,19 @@ def main() -> None:
     """Play, and save table and figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", action="append", default=[], metavar="NAME=PATH")
-    parser.add_argument("--keep", type=Path, required=True, help="folder of what is measured")
+    parser.add_argument("--keep", type=Path, help="folder of what is measured, to go on from")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="play this workdir, and save no study")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.keep.mkdir(exist_ok=True)
+    keep = args.keep or Path(tempfile.mkdtemp())
+    keep.mkdir(exist_ok=True)
     given = {"demo": str(DEMO)} | dict(pair.split("=", 1) for pair in args.workdir)
     studied, sizes = {}, {}
     for name, path in given.items():
         if args.only in (None, name):
-            pool = measured_pool(Path(path), args.keep / f"{name}.npz", POOL, SCORED)
-            studied[name] = scores_of(pool, args.keep / f"{name}.json", args.seeds)
+            pool = measured_pool(Path(path), keep / f"{name}.npz", POOL, SCORED)
+            studied[name] = scores_of(pool, keep / f"{name}.json", args.seeds)
             sizes[name] = {"pool": len(pool.z), "scored": pool.scored}
     if args.only:
         return
