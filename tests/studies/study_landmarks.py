@@ -166,9 +166,9 @@ def reached(scores: Scores, strategy: str, measure: int) -> float | None:
 
 def figure_of(studied: dict[str, Scores]) -> Any:
     """Error against L: one row for each workdir, median and 90th percentile."""
-    figure, axes = panels(2, rows=len(studied), height=3.6)
+    figure, axes = panels(2, rows=len(studied), height=2.7)
     for row, (name, scores) in enumerate(studied.items()):
-        for measure, title in enumerate(("median error", "90 % of errors are below")):
+        for measure, title in enumerate(("median error", "90th percentile")):
             axis = axes[2 * row + measure]
             for strategy, color in COLORS.items():
                 counts, errors = curve(scores, strategy, measure)
@@ -182,7 +182,9 @@ def figure_of(studied: dict[str, Scores]) -> Any:
             axis.set_xticklabels(["125", "200", "300", "500"])
             axis.minorticks_off()
             ticks = axis.get_ylim()
-            axis.set_yticks([t for t in (0.3, 0.5, 1, 2, 3, 5, 10, 20) if ticks[0] < t < ticks[1]])
+            axis.set_yticks(
+                [t for t in (0.3, 0.4, 0.7, 1, 1.4, 2, 3, 5, 7) if ticks[0] < t < ticks[1]]
+            )
             axis.yaxis.set_major_formatter("{x:g}")
     lines = axes[0].get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
