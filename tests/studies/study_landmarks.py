@@ -178,7 +178,7 @@ def figure_of(studied: dict[str, Scores]) -> Any:
             longer = 100 * curve(scores, LONGER, measure)[1][0, 0]
             axis.plot(MOST, longer, "*", ms=10, color=INK, label="kmeans, 3 x the steps")
             axis.set(xscale="log", yscale="log", xlabel="landmarks L", title=f"{name}: {title}")
-            axis.set(ylabel="relative error of h_ψ (%)", xticks=(125, 200, 300, 500))
+            axis.set(ylabel="error of h_ψ (%)", xticks=(125, 200, 300, 500))
             axis.set_xticklabels(["125", "200", "300", "500"])
             axis.minorticks_off()
             ticks = axis.get_ylim()
