@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,9 +166,9 @@ def reached(scores: Scores, strategy: str, measure: int) -> float | None:
 
 def figure_of(studied: dict[str, Scores]) -> Any:
     """Error against L: one row for each workdir, median and 90th percentile."""
-    figure, axes = panels(2, rows=len(studied), height=3.4)
+    figure, axes = panels(2, rows=len(studied), height=2.7)
     for row, (name, scores) in enumerate(studied.items()):
-        for measure, title in enumerate(("median error", "90 % of errors are below")):
+        for measure, title in enumerate(("median error", "90th percentile")):
             axis = axes[2 * row + measure]
             for strategy, color in COLORS.items():
                 counts, errors = curve(scores, strategy, measure)
@@ -177,13 +178,16 @@ def figure_of(studied: dict[str, Scores]) -> Any:
             longer = 100 * curve(scores, LONGER, measure)[1][0, 0]
             axis.plot(MOST, longer, "*", ms=10, color=INK, label="kmeans, 3 x the steps")
             axis.set(xscale="log", yscale="log", xlabel="landmarks L", title=f"{name}: {title}")
-            axis.set(ylabel="relative error of h_ψ (%)", xticks=(125, 200, 300, 500))
+            axis.set(ylabel="error of h_ψ (%)", xticks=(125, 200, 300, 500))
             axis.set_xticklabels(["125", "200", "300", "500"])
             axis.minorticks_off()
             ticks = axis.get_ylim()
-            axis.set_yticks([t for t in (0.3, 0.5, 1, 2, 3, 5, 10, 20) if ticks[0] < t < ticks[1]])
+            axis.set_yticks(
+                [t for t in (0.3, 0.4, 0.7, 1, 1.4, 2, 3, 5, 7) if ticks[0] < t < ticks[1]]
+            )
             axis.yaxis.set_major_formatter("{x:g}")
-    axes[0].legend(frameon=False, fontsize=9)
+    lines = axes[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure
 
 
@@ -191,18 +195,19 @@ def main() -> None:
     """Play, and save table and figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", action="append", default=[], metavar="NAME=PATH")
-    parser.add_argument("--keep", type=Path, required=True, help="folder of what is measured")
+    parser.add_argument("--keep", type=Path, help="folder of what is measured, to go on from")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", help="play this workdir, and save no study")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.keep.mkdir(exist_ok=True)
+    keep = args.keep or Path(tempfile.mkdtemp())
+    keep.mkdir(exist_ok=True)
     given = {"demo": str(DEMO)} | dict(pair.split("=", 1) for pair in args.workdir)
     studied, sizes = {}, {}
     for name, path in given.items():
         if args.only in (None, name):
-            pool = measured_pool(Path(path), args.keep / f"{name}.npz", POOL, SCORED)
-            studied[name] = scores_of(pool, args.keep / f"{name}.json", args.seeds)
+            pool = measured_pool(Path(path), keep / f"{name}.npz", POOL, SCORED)
+            studied[name] = scores_of(pool, keep / f"{name}.json", args.seeds)
             sizes[name] = {"pool": len(pool.z), "scored": pool.scored}
     if args.only:
         return
