@@ -24,6 +24,7 @@ IntArray = npt.NDArray[np.int64]
 
 THRESHOLD = 0.5  # of what points have that fill a dimension evenly
 CLEAR = (0.3, 0.7)  # a dimension whose share lies between may be one
+CLOSE = 3  # one in so many neighbours of a patch, at twice whose radius L2 saturates
 STEPS_AGAIN = 40  # of a fit that starts from where the points were among more landmarks
 
 
@@ -88,7 +89,8 @@ class EmbeddedLandmarks:
 
     def misplaced(self, count: int) -> tuple[tuple[float, float], ...]:
         """The shares that each d' lays on strangers and tears off, as points under Eq. 8."""
-        return tuple(misplaced_shares(points, self.distances, count) for points in self.relative)
+        fewer = max(FEWEST_NEIGHBORS, count // CLOSE)
+        return tuple(misplaced_shares(points, self.distances, fewer) for points in self.relative)
 
     def dimensions_of_subsamples(self, count: int, seed: int, repeats: int) -> list[int]:
         """The answers of subsamples of the landmarks, each embedded anew; at the same scale.

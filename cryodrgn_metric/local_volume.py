@@ -49,7 +49,7 @@ def count_at_scale(distances: FloatArray, scale: float) -> int:
     Example:
         >>> points = np.arange(100.0)[:, None]
         >>> count_at_scale(np.abs(points - points.T), 5.0)
-        20
+        19
     """
     nearest = np.sort(distances, axis=1)[:, 1:]
     low, high = min(FEWEST_NEIGHBORS, len(distances) - 1), len(distances) // 2

@@ -88,7 +88,7 @@ class TestClosedForms:
     @pytest.mark.parametrize("hinges", [1, 2])
     def test_molecules_of_atoms(self, generator, hinges):
         """Hinges of molecules far apart, so that what each of them does is a motion of its own."""
-        angles = generator.uniform(-0.8, 0.8, (LANDMARKS, hinges))
+        angles = generator.uniform(-0.4, 0.4, (LANDMARKS, hinges))
         arms = [compact(12, 8.0, generator) for _ in range(hinges)]
         molecules = np.concatenate(
             [

@@ -25,7 +25,7 @@ class TestFixtures:
         assert sum(path.stat().st_size for path in (DATA / case).iterdir()) < 1_000_000
 
     def test_explains_the_volumes(self, case):
-        assert fitted_decoders.explained(case, DATA / case, count=8) > EXPLAINED
+        assert fitted_decoders.explained(case, DATA / case, count=4) > EXPLAINED
 
     def test_the_turn_is_in_z(self, case):
         """A regression finds it there: in the warp's inverse, nothing is left out."""

@@ -23,7 +23,7 @@ from cryodrgn_metric.embedded_landmarks import EmbeddedLandmarks
 from cryodrgn_metric.free_points import classical_points, fitted_points, pair_weights
 from cryodrgn_metric.local_volume import count_at_scale
 from cryodrgn_metric.metric_map import MetricMap
-from cryodrgn_metric.report.drawing import ACCENT, INK, panels
+from cryodrgn_metric.report.drawing import ACCENT, INK, NONE, panels
 from cryodrgn_metric.workdir import open_workdir
 from studies.record import save_study
 
@@ -140,22 +140,22 @@ def row_of(ensemble):
 
 def draw(ensembles, results):
     """Where the volume drops (left); where the stress does not (right)."""
-    figure, (left, right) = panels(2, height=3.8)
-    left.axhline(0.5, color=ACCENT, lw=1.2, ls="--")
-    right.axhline(GOOD_STRESS, color=ACCENT, lw=1.2, ls="--")
+    figure, (left, right) = panels(2, height=5.2)
+    colors = iter((INK, ACCENT, "#3f8f6b", NONE, "#8a6fb0", "#b08a2e", "#555555"))
+    left.axhline(0.5, color="black", lw=1, ls="--")
+    right.axhline(GOOD_STRESS, color="black", lw=1, ls="--")
     markers = "osD^vPX*"
     for marker, ensemble, (_, found, stresses) in zip(markers, ensembles, results, strict=False):
         share = np.divide(found.last_variance, found.even_variance)
         label = f"{ensemble.title}: {found.dimension}"
-        color = INK if found.dimension else "#b8b8b8"
-        options = {"marker": marker, "ms": 5, "lw": 1, "color": color, "alpha": 0.8}
+        options = {"marker": marker, "ms": 5, "lw": 1, "color": next(colors)}
         left.plot(DIMENSIONS, share, label=label, **options)
         right.plot(DIMENSIONS, stresses, **options)
-    left.set(xlabel="d'", ylabel="last local component, of an even one", ylim=(0, None))
+    left.set(xlabel="d'", ylabel="filled of the last direction", ylim=(0, None))
     right.set(xlabel="d'", ylabel="stress of Eq. 5", ylim=(0, None))
-    left.set_title("ours: the last d' above the line", fontsize=10)
-    right.set_title("a stress curve: the first d' below the line", fontsize=10)
-    left.legend(frameon=False, fontsize=7)
+    left.set_title("ours: the last d' above the line", fontsize=9)
+    right.set_title("stress: the first d' below the line", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 
