@@ -4,9 +4,15 @@ import argparse
 import contextlib
 import importlib
 import logging
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
+# Before numpy and torch read it: with `pytest -n 2`, threads of one process would wait, busily,
+# for those of the other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import matplotlib
 import mrcfile
