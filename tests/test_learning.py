@@ -50,7 +50,7 @@ def test_measured_pairs_train_alone_and_particles_give_the_axes(vae_workdir, tmp
     run = prepared(vae_workdir, tmp_path, "--no-amortization", "--map", kind, "--dim", "2")
     measured = measured_of(run)
     with quiet():
-        found = learn_map(run, measured, Unused()).transform(run.workdir.latents)
+        found = learn_map(run, measured, Unused(), None).transform(run.workdir.latents)
     train = measured.landmarks.train
     assert len(train) == 36  # neither test landmarks nor those that would stop h_psi
     delta = measured.pairs.distances[np.ix_(train, train)]
@@ -73,11 +73,11 @@ def test_it_is_kept_by_what_it_is_made_from(vae_workdir, tmp_path):
     """Not by h_psi, which it does not see; by the distances, which it does."""
     run = prepared(vae_workdir, tmp_path, "--no-amortization")
     with quiet():
-        learn_map(run, measured_of(run), Unused())
-        learn_map(run, measured_of(run), Unused())
+        learn_map(run, measured_of(run), Unused(), None)
+        learn_map(run, measured_of(run), Unused(), None)
         assert run.reused == ["f_xi"]
         (tmp_path / "models" / "h_psi.yaml").write_text("of another h_psi")
-        learn_map(run, measured_of(run), Unused())
+        learn_map(run, measured_of(run), Unused(), None)
         assert run.reused == ["f_xi", "f_xi"]
-        learn_map(run, measured_of(run, key="another"), Unused())
+        learn_map(run, measured_of(run, key="another"), Unused(), None)
     assert run.reused == ["f_xi", "f_xi"]

@@ -48,7 +48,7 @@ def measured_run(workdir, outdir, *options):
     with unchanged(workdir), quiet(), limited_to(1):
         run = prepare(config)
         measured = measure_distances(run, pick_landmarks(run))
-    dimension = run.config.metric_map.components
+    dimension = run.config.metric_map.dimension
     z_metric = np.ascontiguousarray(run.workdir.latents[:, :dimension])
     clusters = cluster_kmeans(z_metric, config.clusters, config.seed)
     save_pickle(run.folder.z_metric, z_metric)
