@@ -74,6 +74,7 @@ def test_it_is_kept_by_what_it_is_made_from(vae_workdir, tmp_path):
     run = prepared(vae_workdir, tmp_path, "--no-amortization")
     with quiet():
         learn_map(run, measured_of(run), Unused(), None)
+        run.trained.clear()  # what follows is another run
         learn_map(run, measured_of(run), Unused(), None)
         assert run.reused == ["f_xi"]
         (tmp_path / "models" / "h_psi.yaml").write_text("of another h_psi")
