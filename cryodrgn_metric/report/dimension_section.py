@@ -25,7 +25,7 @@ def dimension_section(results: Results) -> Section:
         pictures = [
             Picture(
                 "intrinsic_dimension",
-                draw_dimension(found),
+                draw_dimension(found, results.wording.unit),
                 "What neighbouring landmarks fill of the last of d' dimensions (left), and the "
                 "answer for neighbourhoods of other sizes (right). The motion has the last "
                 "dimension above the line; an answer that changes within the shaded range is an "
@@ -36,11 +36,12 @@ def dimension_section(results: Results) -> Section:
     return Section("dimension", title, list(found["words"]), pictures)
 
 
-def draw_dimension(found: dict[str, Any]) -> Figure:
+def draw_dimension(found: dict[str, Any], unit: str) -> Figure:
     """The drop of the volume, and the answer against the scale.
 
     Arguments:
         found: intrinsic_dimension.json, of an answer.
+        unit: Of Delta.
     """
     figure, (left, right) = panels(2, "Dimensions of the motion", height=3.6)
     half = [0.5 * share for share in found["even_variance"]]
@@ -55,7 +56,7 @@ def draw_dimension(found: dict[str, Any]) -> Figure:
     right.plot(found["scales"], found["dimension_by_scale"], "o-", color=INK)
     right.axvline(found["scale"], color=ACCENT, lw=1.2, label="where it was read")
     most = max(found["dimension_by_scale"])
-    right.set(xlabel="median Δ of neighbours (density units)", ylabel="dimension")
+    right.set(xlabel=f"median Δ of neighbours ({unit})", ylabel="dimension")
     right.set(xlim=(0, None), ylim=(0, most + 1))
     right.yaxis.get_major_locator().set_params(integer=True)
     right.legend(frameon=False)
