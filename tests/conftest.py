@@ -33,6 +33,14 @@ BOX = 24
 APIX = 3.0
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests go to one process: they share what its fixtures have trained."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def tolerance():
     """Relative tolerances by the name of a dtype."""
