@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from cryodrgn_metric.dimension_estimate import DimensionEstimate
     from cryodrgn_metric.distance_ensemble import DistanceEnsemble
     from cryodrgn_metric.distance_net import DistanceNet
+    from cryodrgn_metric.distances.api import (
+        align,
+        pairwise_distances,
+        rigid_distances,
+        rotate,
+        transport_distances,
+    )
     from cryodrgn_metric.distances.atoms import atom_distances
     from cryodrgn_metric.distances.base import Alignment, PairwiseDistances
-    from cryodrgn_metric.distances.rigid import rigid_distances
-    from cryodrgn_metric.distances.rotation import align, pairwise_distances, rotate
-    from cryodrgn_metric.distances.transport import transport_distances
     from cryodrgn_metric.errors import (
         ArgumentError,
         FolderBusyError,
@@ -73,11 +77,15 @@ _NAMES_BY_MODULE = {
     "dimension_estimate": ("DimensionEstimate",),
     "distance_ensemble": ("DistanceEnsemble",),
     "distance_net": ("DistanceNet",),
+    "distances.api": (
+        "align",
+        "pairwise_distances",
+        "rigid_distances",
+        "rotate",
+        "transport_distances",
+    ),
     "distances.atoms": ("atom_distances",),
     "distances.base": ("Alignment", "PairwiseDistances"),
-    "distances.rigid": ("rigid_distances",),
-    "distances.rotation": ("align", "pairwise_distances", "rotate"),
-    "distances.transport": ("transport_distances",),
     "errors": (
         "ArgumentError",
         "FolderBusyError",

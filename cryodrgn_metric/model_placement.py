@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cryodrgn_metric.atomic_model import AtomicModel, contour_of, pseudo_atoms
 from cryodrgn_metric.bead_density import correlation, rendered
-from cryodrgn_metric.distances.rotation import align, pairwise_distances
+from cryodrgn_metric.distances.api import align, pairwise_distances
 from cryodrgn_metric.flexible_fitting import Fits, FlexibleFitting
 from cryodrgn_metric.so3.conventions import WINDOW_RADIUS, spherical_window, windowed
 

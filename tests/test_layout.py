@@ -24,7 +24,8 @@ ORDER = """
     batch, cache, folder_lock, metric_folder, se3, training_inputs
     workdir, fidelity, reference_spaces
     host_models
-    perceptron
+    model_loading, perceptron, fourier_points
+    landmark_candidates, sketches
     decoder, landmarks, clusters, view
     volumes, networks, targets
     free_points, landmark_training, local_volume, principal_axes
@@ -42,21 +43,22 @@ ORDER = """
     report
     overlay
     run
-    fitted_models < model_fits
+    fitted_models, landmark_features, left_out < model_fits
     measurement
     learning, exploration, frame
     active_sampling
-    motion, pair_pictures
-    straight_motion
+    path_volumes, pair_pictures
+    motion, straight_motion
     reporting
     pipeline
-    demo < command < script
+    demo, options < command < script
     plugin
 """
 WITHIN = {
     "so3": "conventions < rotations, harmonics, pairs < wigner, half_sphere < expansion < turning"
     " < correlation, refine < search",
-    "distances": "base < rotation, slices, solvent < rigid, transport, atoms < streaming < choice",
+    "distances": "base < all_pairs, slices, solvent, atoms < rotation < rigid, transport"
+    " < streaming, api < choice",
     "se3": "candidates, motions < points < refine < search",
     "safe_files": "files < pickles, yaml_files < checkpoints",
     "report": "drawing, wording < content < results, scatter < landscape_section, uncertainty"
@@ -158,10 +160,10 @@ def test_the_package_itself_imports_nothing_of_ours_at_run_time():
     assert {name.split(".")[0] for name in eager} == {"__future__", "importlib", "typing"}
 
 
-def test_only_host_models_knows_cryodrgns_models():
+def test_only_model_loading_knows_cryodrgns_models():
     for name, tree in TREES.items():
         models = [i for i in absolute_imports(tree) if i.startswith("cryodrgn.models")]
-        assert not models or name == "host_models", f"{name} imports {models}"
+        assert not models or name == "model_loading", f"{name} imports {models}"
 
 
 def test_only_the_plugin_touches_the_hosts_command_line():

@@ -15,6 +15,7 @@ from cryodrgn_metric.errors import VolumeError
 from cryodrgn_metric.so3.search import PairResults
 
 __all__ = [
+    "PILOT_COUNT",
     "Alignment",
     "Array",
     "PairwiseDistances",
@@ -22,11 +23,15 @@ __all__ = [
     "as_given",
     "as_tensor",
     "check_volumes",
+    "pilots",
     "unusable_volumes",
 ]
 
 Array: TypeAlias = npt.NDArray[Any] | Tensor
 """What users hand in and get back: results are numpy arrays unless tensors went in."""
+
+PILOT_COUNT = 10
+"""Volumes that `calibrate` looks at."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,13 @@ class VolumeDistance(Protocol):
     ) -> PairwiseDistances: ...
 
     def onto(self, reference: Tensor, features: Tensor) -> PairResults: ...
+
+
+def pilots(count: int) -> Tensor:
+    """Up to `PILOT_COUNT` indices, evenly spread over range(count)."""
+    evenly = torch.linspace(0, count - 1, PILOT_COUNT, dtype=torch.float64)
+    chosen: Tensor = evenly.round().long().unique()
+    return chosen
 
 
 def as_tensor(values: Array, dtype: torch.dtype | None) -> Tensor:

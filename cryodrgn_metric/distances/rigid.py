@@ -14,27 +14,23 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import pi
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cryodrgn_metric.cache import NO_CACHE, PieceStore
-from cryodrgn_metric.distances.base import Array, PairwiseDistances
-from cryodrgn_metric.distances.rotation import (
-    PairSearch,
-    RotationDistance,
-    compared,
-)
+from cryodrgn_metric.distances.all_pairs import PairSearch
+from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.se3.motions import MOST_TRANSLATION, energy_centroids
 from cryodrgn_metric.se3.search import CentredVolumes, RigidSearch
-from cryodrgn_metric.so3.conventions import WINDOW_RADIUS, edge_of, windowed
+from cryodrgn_metric.so3.conventions import edge_of, windowed
 from cryodrgn_metric.so3.pairs import Pairs
 from cryodrgn_metric.so3.search import PairResults
 from cryodrgn_metric.threads import one_thread
 
-__all__ = ["RigidDistance", "rigid_distances"]
+__all__ = ["RigidDistance", "RigidSearchInVoxels"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,42 +101,8 @@ class RigidDistance(RotationDistance):
         """|V| of every volume, (volumes,)."""
         return super().norms(self._parts(features)[0])
 
-    def pairwise(
-        self, features: Tensor, fit_on: Tensor | None = None, store: PieceStore = NO_CACHE
-    ) -> PairwiseDistances:
-        """Delta, rotation, translation, raw distance and second-peak gap of every pair.
-
-        Arguments:
-            features: As from `features`, all volumes.
-            fit_on: Which volumes the radial basis may look at, (L,) bool; all if None.
-            store: Where finished blocks of pairs are kept, and found again.
-
-        Returns:
-            Tensors on the CPU.
-        """
-        search = _SearchInVoxels(self.search(features, fit_on), self.box)
-        none = torch.zeros(search.count, search.count, 3, dtype=self.dtype)
-        result = replace(self._empty_result(search.count), translations=none)
-        return self._compare_all(search, result, store)
-
-    def onto(self, reference: Tensor, features: Tensor) -> PairResults:
-        """Move many volumes onto one: reference ≈ T_t R·volume.
-
-        Arguments:
-            reference: Features of one volume, last axis 1.
-            features: Features of the others.
-
-        Returns:
-            `PairResults`, one pair per volume.
-        """
-        together = torch.cat([reference, features], dim=2)
-        columns = torch.arange(1, together.shape[2])
-        with one_thread():  # few volumes: threads would mostly wait for each other
-            search = _SearchInVoxels(self.search(together), self.box)
-            return search.compare(Pairs(torch.zeros_like(columns), columns))
-
-    def search(self, features: Tensor, fit_on: Tensor | None = None) -> RigidSearch:
-        """The search among these volumes, whose translations are in 2 pi / box.
+    def search(self, features: Tensor, fit_on: Tensor | None = None) -> RigidSearchInVoxels:
+        """What compares these volumes, in any pairs.
 
         Arguments:
             features, fit_on: As for `pairwise`.
@@ -155,7 +117,8 @@ class RigidDistance(RotationDistance):
             centroids=middles * (2 * pi / self.box),
         )
         blocks = self._compress(about_box, fit_on)
-        return RigidSearch(blocks, volumes, self.dtype, torch.device(self.device))
+        search = RigidSearch(blocks, volumes, self.dtype, torch.device(self.device))
+        return RigidSearchInVoxels(search, self.box)
 
     def _parts(self, features: Tensor, full: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Coefficients about the box, about the middles, and the middles in voxels (B, 3)."""
@@ -167,8 +130,7 @@ class RigidDistance(RotationDistance):
     def _announce(self, search: PairSearch, blocks: Collection[Pairs]) -> None:
         """Say how long these will take: more than ten times as long as rotations alone."""
         count = sum(map(len, blocks))
-        is_rigid = isinstance(search, _SearchInVoxels)  # not that of `calibrate`
-        if not (self.progress and is_rigid) or count <= 2 * _TIMED_PAIRS:
+        if not self.progress or count <= 2 * _TIMED_PAIRS:
             return
         block = next(iter(blocks))
         with one_thread():
@@ -189,11 +151,12 @@ def _joined(about_box: Tensor, centred: Tensor, middles: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _SearchInVoxels:
-    """A search whose translations are in voxels."""
+class RigidSearchInVoxels:
+    """A search whose translations are in voxels; those of `search` are in 2 pi / box."""
 
     search: RigidSearch
     box: int
+    translates: ClassVar[bool] = True
 
     @property
     def count(self) -> int:
@@ -203,61 +166,3 @@ class _SearchInVoxels:
         found = self.search.compare(pairs)
         assert found.translations is not None
         return replace(found, translations=found.translations * (self.box / (2 * pi)))
-
-
-def rigid_distances(
-    volumes: Array,
-    *,
-    window: float | None = WINDOW_RADIUS,
-    lmax: int | None = None,
-    max_frequency: float | None = None,
-    pairs_per_tile: int = 1024,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-    progress: bool = False,
-) -> PairwiseDistances:
-    """Distances between all pairs of volumes, blind to rotation and to translation.
-
-    Delta(i, j) = min over R and |t| <= n/10 of ||V_i - T_t R·V_j||, with (T_t R·V)(x) =
-    V(R^T (x - t)), over a soft spherical window and the Fourier ball |k| <= max_frequency.
-    The window is about the middle of the box, before volumes are moved: what it cuts off a volume
-    that lies off the middle stays off. The constant that is taken away first is what V is at the
-    window's edge (`so3.conventions.edge_of`), not its mean as for `pairwise_distances`: so a
-    volume may lie anywhere within the window.
-
-    Arguments:
-        volumes, window, lmax, max_frequency, pairs_per_tile, dtype, device, progress: As for
-            `pairwise_distances`.
-
-    Returns:
-        `PairwiseDistances` with `translations` (L, L, 3), x, y, z in voxels of these volumes;
-        numpy arrays unless a tensor went in.
-
-    Raises:
-        VolumeError: A volume is not a cube, is constant, or holds NaN or Inf.
-
-    References:
-        Tong, Rossmann & Arnold, International Tables for Crystallography B, ch. 2.3, 2010,
-        doi:10.1107/97809553602060000765.
-
-    Example:
-        >>> import numpy as np
-        >>> volume = np.random.default_rng(0).normal(size=(16, 16, 16))
-        >>> found = rigid_distances(np.stack([volume, volume]))
-        >>> bool(found.distances.max() < 1e-6), found.translations.shape
-        (True, (2, 2, 3))
-    """
-    return compared(
-        volumes,
-        lambda box, of_input: RigidDistance(
-            box=box,
-            max_frequency=max_frequency,
-            lmax=lmax,
-            pairs_per_tile=pairs_per_tile,
-            dtype=of_input,
-            device=device,
-            progress=progress,
-        ),
-        window,
-        dtype,
-    )

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from cryodrgn_metric.cache import NO_CACHE, PieceStore
 from cryodrgn_metric.decoder import Decoder
-from cryodrgn_metric.distances.base import VolumeDistance, unusable_volumes
-from cryodrgn_metric.distances.rotation import PILOT_COUNT
+from cryodrgn_metric.distances.base import VolumeDistance, pilots, unusable_volumes
 from cryodrgn_metric.errors import VolumeError
 from cryodrgn_metric.so3.conventions import windowed
 from cryodrgn_metric.threads import map_in_threads
@@ -85,7 +84,7 @@ def calibrate(
     Raises:
         VolumeError: Fewer than two of them can be compared.
     """
-    chosen = np.unique(np.linspace(0, len(latents) - 1, PILOT_COUNT).round().astype(int))
+    chosen = pilots(len(latents)).numpy()
     found = store.load(0)
     if found is not None:
         distance.recall(found)

@@ -27,29 +27,21 @@ import torch
 from torch import Tensor
 
 from cryodrgn_metric.cache import NO_CACHE, PieceStore
-from cryodrgn_metric.distances.base import (
-    Array,
-    PairwiseDistances,
-    as_given,
-    as_tensor,
-    check_volumes,
-)
-from cryodrgn_metric.distances.rotation import PILOT_COUNT, RotationDistance, spread
+from cryodrgn_metric.distances.base import PairwiseDistances
+from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.slices import Slices
 from cryodrgn_metric.distances.solvent import sd_below, solvent_level
 from cryodrgn_metric.errors import ArgumentError, VolumeError
-from cryodrgn_metric.so3.conventions import WINDOW_RADIUS, spherical_window
 from cryodrgn_metric.so3.search import PairResults
-from cryodrgn_metric.threads import map_in_threads, one_thread
+from cryodrgn_metric.threads import one_thread
 
-__all__ = ["CONTOUR_IN_SDS", "TransportDistance", "transport_distances"]
+__all__ = ["CONTOUR_IN_SDS", "LMAX", "QUANTILES", "TransportDistance"]
 
 CONTOUR_IN_SDS = 3.0
 """Density counts where it is above the solvent's level by so many of its standard deviations."""
 
 LMAX = 8
 QUANTILES = 48
-_VOLUMES_AT_ONCE = 8
 
 
 @lru_cache(maxsize=4)
@@ -233,82 +225,3 @@ class TransportDistance:
         )
         pairs.recall(np.array([self.lmax, self._typical_squared]))
         return pairs
-
-
-def transport_distances(
-    volumes: Array,
-    *,
-    apix_in_angstroms: float = 1.0,
-    contour: float | None = None,
-    window: float = WINDOW_RADIUS,
-    lmax: int = LMAX,
-    quantiles: int = QUANTILES,
-    pairs_per_tile: int = 1024,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-    progress: bool = False,
-) -> PairwiseDistances:
-    r"""How far mass must be carried between all pairs of volumes, after the best rotation.
-
-    The sliced Wasserstein distance (`TransportDistance`), minimised over rotations and
-    translations. Where L2 says that a part has moved, this says how far.
-
-    Arguments:
-        volumes: (L, n, n, n) density [z, y, x], numpy array or tensor, n even.
-        apix_in_angstroms: Size of a voxel; 1 for distances in voxels.
-        contour: t, the density above the solvent's level that counts as mass. None: 3 standard
-            deviations of the solvent.
-        window: Start of the window's fall-off as a fraction of the half box.
-        lmax: Angular band limit.
-        quantiles: How many of every projection, even.
-        pairs_per_tile: Pairs that one thread works on at once; bounds its memory.
-        dtype: torch.float32 or torch.float64; None: as the input.
-        device: For example "cuda".
-        progress: Show a progress bar.
-
-    Returns:
-        `PairwiseDistances` in Å, numpy arrays unless a tensor went in.
-
-    Raises:
-        VolumeError: A volume is not a cube, is constant, holds NaN or Inf, or nothing in it is
-            above the contour.
-
-    References:
-        Bonneel et al., J. Math. Imaging Vis. 51, 2015, doi:10.1007/s10851-014-0506-3.
-
-    Example:
-        >>> import numpy as np
-        >>> volume = np.zeros((16, 16, 16)) + np.random.default_rng(0).normal(size=(16, 16, 16))
-        >>> found = transport_distances(np.stack([volume, 2 * volume]), contour=1.0)
-        >>> found.distances.shape
-        (2, 2)
-    """
-    tensor = as_tensor(volumes, dtype)
-    check_volumes(tensor)
-    distance = TransportDistance(
-        tensor.shape[-1],
-        apix_in_angstroms,
-        contour=contour,
-        lmax=lmax,
-        quantiles=quantiles,
-        pairs_per_tile=pairs_per_tile,
-        dtype=tensor.dtype,
-        device=device,
-        progress=progress,
-    )
-    soft = spherical_window(tensor.shape[-1], window)
-
-    def features_of(batch: Tensor) -> Tensor:
-        return distance.features(distance.prepare(batch.to(device), soft))
-
-    pilots = tensor[spread(len(tensor), min(PILOT_COUNT, len(tensor)))].to(device)
-    distance.calibrate(distance.full_features(distance.prepare(pilots, soft)))
-    batches = tensor.split(_VOLUMES_AT_ONCE)
-    features = torch.cat([*map_in_threads(features_of, batches, torch.device(device))], dim=-1)
-    empty = (~torch.isfinite(features[0, 0])).nonzero().flatten().tolist()
-    if empty:
-        raise VolumeError(
-            f"volumes[{empty[0]}] has no density above the contour, {distance.contour:.3g}. "
-            "Leave it out, or give a lower contour."
-        )
-    return as_given(distance.pairwise(features), volumes)

@@ -90,6 +90,8 @@ class RotationSearch:
         device: Theirs.
     """
 
+    translates = False
+
     def __init__(self, blocks: list[Tensor], dtype: torch.dtype, device: torch.device) -> None:
         self.count = blocks[0].shape[-1]
         self.lmax = len(blocks) - 1

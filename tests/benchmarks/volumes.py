@@ -18,7 +18,8 @@ import torch
 from gaussian_atoms import compact
 from scipy.spatial.transform import Rotation
 
-from cryodrgn_metric.distances.rotation import PILOT_COUNT, RotationDistance
+from cryodrgn_metric.distances.base import PILOT_COUNT
+from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.streaming import VOLUMES_PER_BATCH
 from cryodrgn_metric.so3.conventions import spherical_window, windowed
 from cryodrgn_metric.threads import map_in_threads

@@ -10,8 +10,9 @@ from gaussian_atoms import compact, hinged, overlap, render
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
-from cryodrgn_metric.distances.rigid import RigidDistance, rigid_distances
-from cryodrgn_metric.distances.rotation import RotationDistance, pairwise_distances
+from cryodrgn_metric.distances.api import pairwise_distances, rigid_distances
+from cryodrgn_metric.distances.rigid import RigidDistance
+from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.se3.motions import MOST_TRANSLATION, translated
 from cryodrgn_metric.so3.conventions import edge_of, spherical_window, windowed
 
