@@ -9,12 +9,8 @@ import numpy.typing as npt
 
 from cryodrgn_metric.config import LandmarkConfig
 from cryodrgn_metric.distance_ensemble import DistanceEnsemble
-from cryodrgn_metric.landmarks import (
-    Landmarks,
-    choose_landmarks,
-    farthest_sketch,
-    kmeans_sketch,
-)
+from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
+from cryodrgn_metric.sketches import farthest_sketch, kmeans_sketch
 
 __all__ = ["disagreement", "first_landmarks", "more_landmarks", "training_sizes"]
 

@@ -7,32 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
-from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
 
 from cryodrgn_metric.config import LandmarkConfig
 from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.landmark_candidates import candidate_pool
+from cryodrgn_metric.sketches import farthest_sketch, kmeans_sketch
 
-__all__ = [
-    "Landmarks",
-    "candidate_pool",
-    "choose_landmarks",
-    "farthest_sketch",
-    "kmeans_sketch",
-    "nearest_unused",
-    "rows_of_particles",
-]
+__all__ = ["Landmarks", "choose_landmarks"]
 
 logger = logging.getLogger(__name__)
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-MOST_FITTED = 100_000  # particles that k-means sees
 TEST_FRACTION = 0.2
 FEWEST_TEST = 20
-FEWEST_LANDMARKS = 10  # below that, too few are left to test, to stop and to train
 VALIDATION_FRACTION = 0.1
 
 
@@ -172,44 +161,6 @@ def choose_landmarks(
     return Landmarks(indices, np.arange(count) < n_test, _validation(count, n_test, role_rng))
 
 
-def nearest_unused(points: npt.ArrayLike, queries: npt.ArrayLike) -> IntArray:
-    r"""Finds for each query the nearest point that no earlier query took.
-
-    Arguments:
-        points: Where to look. :math:`(M, d)`
-        queries: What to look for, at most :math:`M`. :math:`(K, d)`
-
-    Returns:
-        :math:`K` distinct rows of ``points``.
-
-    Raises:
-        ArgumentError: If there are more queries than points.
-
-    Example:
-        >>> nearest_unused([[0.0], [1.0], [5.0]], [[0.1], [0.2]])
-        array([0, 1])
-    """
-    points, queries = np.asarray(points, float), np.asarray(queries, float)
-    if len(queries) > len(points):
-        raise ArgumentError(
-            f"expected at most {len(points)} queries, one a point; got {len(queries)}."
-        )
-    tree = cKDTree(points)
-    used: set[int] = set()
-    return np.array([_take(tree, query, used) for query in queries], dtype=np.int64)
-
-
-def _take(tree: cKDTree, query: npt.NDArray[np.float64], used: set[int]) -> int:
-    wanted = 1
-    while True:
-        _, found = tree.query(query, k=min(wanted, tree.n))
-        for row in np.atleast_1d(found):
-            if int(row) not in used:
-                used.add(int(row))
-                return int(row)
-        wanted *= 4
-
-
 def _test_size(count: int) -> int:
     return min(max(FEWEST_TEST, round(TEST_FRACTION * count)), count // 2)
 
@@ -238,144 +189,8 @@ def _sketch(
     return rest[kmeans_sketch(z[rest], count, rng)]
 
 
-def kmeans_sketch(z: npt.NDArray[np.float64], count: int, rng: np.random.Generator) -> IntArray:
-    r"""Finds the particles nearest to k-means centres.
-
-    Arguments:
-        z: Latents. :math:`(M, d)`
-        count: K, the number of centres; fewer than M.
-        rng: Draws the particles that are looked at, at most 100,000, and seeds k-means.
-
-    Returns:
-        K distinct rows of z; at random where there are fewer than K distinct latents.
-
-    Example:
-        >>> z = np.repeat([[0.0], [5.0]], 10, axis=0)
-        >>> sorted(z[kmeans_sketch(z, 2, np.random.default_rng(0)), 0].tolist())
-        [0.0, 5.0]
-    """
-    fitted = z if len(z) <= MOST_FITTED else z[rng.choice(len(z), MOST_FITTED, replace=False)]
-    kmeans = KMeans(count, n_init=1, max_iter=30, random_state=int(rng.integers(2**31)))
-    distinct = len(np.unique(fitted, axis=0))
-    if distinct < count:  # k-means would return equal centres and warn
-        return rng.choice(len(z), count, replace=False)
-    with threadpool_limits(1):  # scikit-learn's threads add up in any order: not the same bits
-        centers = kmeans.fit(fitted).cluster_centers_
-    return nearest_unused(z, centers)
-
-
-def farthest_sketch(
-    z: npt.NDArray[np.float64],
-    start: npt.NDArray[np.float64],
-    count: int,
-    weights: npt.NDArray[np.float64] | None = None,
-) -> IntArray:
-    r"""Takes the farthest particle from all that are taken, again and again.
-
-    Arguments:
-        z: Latents. :math:`(M, d)`
-        start: Latents that are taken already. :math:`(K, d)`
-        count: How many are wanted, at most M.
-        weights: By which the distance of each particle is multiplied, not negative; default: 1.
-            :math:`(M,)`
-
-    Returns:
-        Distinct rows of z, in the order in which they were taken.
-
-    Example:
-        >>> z = np.array([[0.0], [1.0], [2.0], [9.0]])
-        >>> farthest_sketch(z, np.array([[0.0]]), 2)
-        array([3, 2])
-    """
-    distances, _ = cKDTree(start).query(z)
-    factors = np.ones(len(z)) if weights is None else weights
-    chosen = np.empty(count, dtype=np.int64)
-    for step in range(count):
-        chosen[step] = np.argmax(np.where(distances < 0, -1.0, factors * distances))
-        distances = np.minimum(distances, np.linalg.norm(z - z[chosen[step]], axis=1))
-        distances[chosen[step]] = -1.0  # never again, even among duplicates
-    return chosen
-
-
 def _checked_latents(latents: npt.ArrayLike) -> npt.NDArray[np.float64]:
     z = np.asarray(latents, dtype=np.float64)
     if z.ndim != 2 or not np.isfinite(z).all():
         raise ArgumentError(f"latents must be a finite array (N, d); got shape {z.shape}.")
     return z
-
-
-def _as_indices(candidates: object, count: int) -> IntArray:
-    """Numbers, also from a mask of all rows of z."""
-    try:
-        values = np.asarray(candidates)
-    except ValueError:  # a ragged list
-        values = np.empty(0, dtype=object)
-    if values.dtype == bool and values.shape == (count,):
-        return np.flatnonzero(values)
-    if values.ndim != 1 or values.dtype.kind not in "iu":
-        raise ArgumentError(
-            f"--ind must hold particle numbers, or a mask of the {count} rows of z; "
-            f"got {values.dtype} of shape {values.shape}."
-        )
-    return values.astype(np.int64)
-
-
-def candidate_pool(candidates: npt.ArrayLike | None, count: int) -> IntArray:
-    """Sorted rows of z that may be landmarks.
-
-    Arguments:
-        candidates: Rows of z, or a mask of them; None: all.
-        count: The number of rows, N.
-
-    Raises:
-        ArgumentError: Not numbers of rows, out of range, or fewer than 10.
-    """
-    if candidates is None:
-        pool: IntArray = np.arange(count, dtype=np.int64)
-    else:
-        pool = np.unique(_as_indices(candidates, count))
-    if len(pool) < FEWEST_LANDMARKS:
-        raise ArgumentError(
-            f"expected at least {FEWEST_LANDMARKS} candidates for landmarks; got {len(pool)}."
-        )
-    if pool[0] < 0 or pool[-1] >= count:
-        raise ArgumentError(
-            f"candidates must lie in 0..{count - 1}, the rows of z; "
-            f"got {pool[0]}..{pool[-1]}. Check --ind."
-        )
-    return pool
-
-
-def rows_of_particles(particles: object, particle_indices: npt.ArrayLike) -> IntArray:
-    r"""The rows of z of some particles, given by their numbers in the original stack.
-
-    Arguments:
-        particles: Numbers as ``cryodrgn filter`` writes them, :math:`(M,)`; those that the run
-            was not trained on are left out. Or a mask of the rows of z, :math:`(N,)` bool.
-        particle_indices: The number of each row's particle (``Workdir``). :math:`(N,)`
-
-    Returns:
-        Sorted rows.
-
-    Raises:
-        ArgumentError: Neither whole numbers nor a mask, or negative.
-
-    Example:
-        >>> rows_of_particles([7, 8, 2], particle_indices=[2, 3, 7])
-        array([0, 2])
-    """
-    numbers = np.asarray(particle_indices)
-    chosen = _as_indices(particles, len(numbers))
-    if np.asarray(particles).dtype == bool:
-        return chosen
-    wanted = np.unique(chosen)
-    if len(wanted) and wanted[0] < 0:
-        raise ArgumentError(f"--ind must hold particle numbers from 0; got {wanted[0]}.")
-    unknown = int((~np.isin(wanted, numbers)).sum())
-    if unknown:
-        logger.warning(
-            "%d of the %d particles in --ind are ignored: the run was not trained on them.",
-            unknown,
-            len(wanted),
-        )
-    return np.flatnonzero(np.isin(numbers, wanted))

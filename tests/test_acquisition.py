@@ -12,7 +12,8 @@ from cryodrgn_metric.acquisition import (
 from cryodrgn_metric.config import LandmarkConfig
 from cryodrgn_metric.distance_ensemble import DistanceEnsemble
 from cryodrgn_metric.distance_net import DistanceNet
-from cryodrgn_metric.landmarks import Landmarks, choose_landmarks, kmeans_sketch
+from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
+from cryodrgn_metric.sketches import kmeans_sketch
 
 COUNT = 900
 SCORED = np.arange(200)  # latents that nobody may choose

@@ -6,13 +6,7 @@ from scipy.spatial.distance import cdist
 
 from cryodrgn_metric.config import LandmarkConfig
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.landmarks import (
-    Landmarks,
-    candidate_pool,
-    choose_landmarks,
-    nearest_unused,
-    rows_of_particles,
-)
+from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
 
 SAMPLINGS = ["kmeans", "random", "farthest"]
 
@@ -78,13 +72,6 @@ def test_farthest_covers_better_than_random() -> None:
     assert radius["farthest"] < radius["random"]
 
 
-def test_nearest_unused_takes_the_next_nearest() -> None:
-    points = [[0.0], [1.0], [2.0], [9.0]]
-    assert nearest_unused(points, [[0.0], [0.1], [0.2], [0.3]]).tolist() == [0, 1, 2, 3]
-    with pytest.raises(ArgumentError):
-        nearest_unused(points, np.zeros((5, 1)))
-
-
 def test_unlike_arguments_are_refused() -> None:
     z, config = latents(50), LandmarkConfig(20)
     for bad, candidates in [
@@ -111,30 +98,6 @@ def test_candidates_may_be_a_mask() -> None:
     mask[100:160] = True
     found = choose_landmarks(latents(300), LandmarkConfig(50), seed=0, candidates=mask)
     assert set(found.indices) <= set(range(100, 160))
-
-
-@pytest.mark.parametrize("candidates", [{"a": 1}, [0.5] * 20, [[1, 2], [3, 4]], [True] * 20])
-def test_what_are_no_particle_numbers_is_refused(candidates: object) -> None:
-    with pytest.raises(ArgumentError, match="--ind must hold"):
-        candidate_pool(candidates, 300)  # type: ignore[arg-type]
-
-
-def test_particles_of_the_original_stack_become_rows_of_z(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    numbers = [40, 7, 12, 3]
-    np.testing.assert_array_equal(rows_of_particles([3, 40, 40], numbers), [0, 3])
-    assert not caplog.text
-    np.testing.assert_array_equal(rows_of_particles([12, 5, 6], numbers), [2])
-    assert "2 of the 3 particles in --ind are ignored" in caplog.text
-    mask = np.array([False, True, False, True])
-    np.testing.assert_array_equal(rows_of_particles(mask, numbers), [1, 3])
-
-
-@pytest.mark.parametrize("particles", [[-1, 7], [0.5], [[7]], [[1], [2, 3]], [True], {"a": 1}])
-def test_what_are_no_numbers_or_a_wrong_mask_is_refused(particles: object) -> None:
-    with pytest.raises(ArgumentError, match="--ind"):
-        rows_of_particles(particles, [40, 7, 12, 3])
 
 
 def test_some_of_the_landmarks_keep_their_roles_and_one_that_stops_training() -> None:

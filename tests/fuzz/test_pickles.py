@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cryodrgn_metric.errors import MetricError, UnsafeFileError
-from cryodrgn_metric.landmarks import candidate_pool, rows_of_particles
+from cryodrgn_metric.landmark_candidates import candidate_pool, rows_of_particles
 from cryodrgn_metric.safe_files.pickles import load_indices, load_pickle
 from cryodrgn_metric.workdir import load_latents, open_workdir
 from fuzz import pickles
