@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,44 +16,19 @@ from torch import Tensor
 
 from cryodrgn_metric.devices import pick_device
 from cryodrgn_metric.errors import ArgumentError
-from cryodrgn_metric.host_models import HostModel, load_host_model
+from cryodrgn_metric.fourier_points import FourierPoints
+from cryodrgn_metric.host_models import HostModel
+from cryodrgn_metric.model_loading import load_host_model
 from cryodrgn_metric.perceptron import Perceptron
 from cryodrgn_metric.workdir import Workdir
 
 __all__ = ["Decoder"]
-
 
 # Rows of one matrix product: on a CPU its activations should stay in the cache.
 POINTS_PER_CHUNK = {"cpu": 1024}
 POINTS_PER_CHUNK_ELSEWHERE = 65536
 # decode_stream holds about six arrays of this many voxels at once.
 VOXELS_PER_BATCH = 1 << 24
-# A rotated point nearer to a coordinate plane than this lies on it; rounding put it beside.
-# Neighbouring points are 1/box apart, so this is below 1e-3 of a voxel up to box 1000.
-ON_PLANE = 1e-6
-
-
-@dataclass(frozen=True)
-class _Points:
-    """The Fourier points to evaluate at one box, and where their values go.
-
-    Arguments:
-        coordinates: (P, 3) float64, (x, y, z) as the network expects them.
-        target: (P,) flat [z, y, x] index of k in the (box, box, box) Hartley transform.
-        mirror: (P,) flat index of -k, or -1 where -k is not set from this point.
-        sign: (P,) +1, or -1 where the value at `coordinates` is the conjugate of that at k.
-    """
-
-    coordinates: Tensor
-    target: Tensor
-    mirror: Tensor
-    sign: Tensor
-
-    def only(self, kept: Tensor) -> _Points:
-        """Those where `kept` (P,) is true."""
-        if kept.all():
-            return self
-        return _Points(**{name: value[kept] for name, value in vars(self).items()})
 
 
 class Decoder:
@@ -83,7 +57,7 @@ class Decoder:
         self.latent_dim = model.latent_dim
         self.norm = norm
         self._network = self._as_perceptron()
-        self._points_cache: dict[tuple[int, float, bool], _Points] = {}
+        self._points_cache: dict[tuple[int, float, bool], FourierPoints] = {}
 
     @classmethod
     def from_workdir(
@@ -159,7 +133,7 @@ class Decoder:
                 self._fill(hartley, z, points)
             else:
                 for row, (latent, turn) in enumerate(zip(z, turns, strict=True)):
-                    turned = self._turned(points, turn)
+                    turned = points.turned(turn, self.model)
                     self._fill(hartley[row : row + 1], latent[None], turned)
         # out of inference mode, so that the result may take part in a gradient elsewhere
         with torch.no_grad():
@@ -272,7 +246,7 @@ class Decoder:
         shape = (count, side**3)
         return torch.full(shape, outside, device=self.device, dtype=self.volume_dtype)
 
-    def _fill(self, hartley: Tensor, latents: Tensor, points: _Points) -> None:
+    def _fill(self, hartley: Tensor, latents: Tensor, points: FourierPoints) -> None:
         """Write H(k) = Re - Im and H(-k) = Re + Im of every point into (B, box^3)."""
         mean, deviation = self.norm
         start = 0
@@ -297,64 +271,13 @@ class Decoder:
 
     # -- the points of the ball
 
-    def _points(self, side: int, max_frequency: float | None, turned: bool) -> _Points:
+    def _points(self, side: int, max_frequency: float | None, turned: bool) -> FourierPoints:
         key = (side, float("inf") if max_frequency is None else float(max_frequency), turned)
         points = self._points_cache.get(key)
         if points is None:
-            points = self._lay_out_points(*key)
+            points = FourierPoints.laid_out(self.model, *key).to(self.device, self.volume_dtype)
             self._points_cache = {key: points}  # of the last box only; other threads may look
         return points
-
-    def _lay_out_points(self, side: int, max_frequency: float, turned: bool) -> _Points:
-        extent = self.model.extent * side / self.box_size
-        axis = np.linspace(-extent, extent, side + 1)
-        ball = self.model.lattice_ball(axis.astype(np.float32), extent)
-        # without the last plane of each axis: in an FFT, +Nyquist is -Nyquist
-        index = np.argwhere(ball[:-1, :-1, :-1])
-        index = index[((index - side // 2) ** 2).sum(1) <= max_frequency**2]
-        k = index - side // 2
-        centre = float(np.float32(axis[side // 2]))
-        # On the plane z = 0 eval_volume takes one point of each pair k, -k, the other being its
-        # conjugate; except for models without encoding, and where rounding of the axis leaves
-        # its middle at +-5e-17 (box 20 of 24, say): there it evaluates every point by itself.
-        paired = turned or (self.model.encodes and centre == 0)
-        lower = _lower_half(k) if paired else k[:, 0] <= 0
-        hartley = self.model.domain == "hartley"
-        if hartley:  # no conjugates: H(k) and H(-k) are two outputs
-            lower = np.ones(len(k), dtype=bool)
-        index, k = index[lower], k[lower]
-        alone = ((k[:, 0] == 0) & (not paired)) | (k == -(side // 2)).any(1) | ~k.any(1) | hartley
-        conjugated = (k[:, 0] == 0) & (not paired) & (centre > 0) & (not hartley)
-        sign = np.where(conjugated, -1.0, 1.0)
-        strides = np.array([side**2, side, 1])
-        points = _Points(
-            coordinates=self._tensor(axis[index[:, ::-1]] * sign[:, None], torch.float64),
-            target=self._tensor(index @ strides, torch.int64),
-            mirror=self._tensor(np.where(alone, -1, (side // 2 - k) @ strides), torch.int64),
-            sign=self._tensor(sign, self.volume_dtype),
-        )
-        # what V lacks turns with it: where it is missing then, `_turned` says
-        return points if turned else points.only(self.model.keeps(points.coordinates))
-
-    def _turned(self, points: _Points, turn: Tensor) -> _Points:
-        """Move every k to R^T k, and to the half of Fourier space that is evaluated."""
-        moved = points.coordinates @ turn
-        if self.model.domain == "hartley":
-            return replace(points, coordinates=moved).only(self.model.keeps(moved))
-        x, y, z = torch.where(moved.abs() < ON_PLANE, 0.0, moved).unbind(1)
-        upper = (z > 0) | ((z == 0) & ((y > 0) | ((y == 0) & (x > 0))))
-        sign = torch.where(upper, -1.0, 1.0).to(moved.dtype)
-        return replace(points, coordinates=moved * sign[:, None], sign=sign.to(points.sign.dtype))
-
-    def _tensor(self, values: np.ndarray, dtype: torch.dtype) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(values)).to(self.device, dtype)
-
-
-def _lower_half(k: np.ndarray) -> np.ndarray:
-    """The origin and one of each pair k, -k of [z, y, x] indices: the one cryoDRGN evaluates."""
-    z, y, x = k.T
-    lower: np.ndarray = (z < 0) | ((z == 0) & ((y < 0) | ((y == 0) & (x <= 0))))
-    return lower
 
 
 def _inverse_hartley(hartley: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from test_decoder import DTYPES, TURNS, relative_error
 from cryodrgn_metric.artifacts import save_pickle
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.errors import UnsafeFileError, WorkdirError
-from cryodrgn_metric.host_models import load_host_model
+from cryodrgn_metric.model_loading import load_host_model
 from cryodrgn_metric.workdir import open_workdir
 
 ZDIM = 2
