@@ -14,6 +14,7 @@ from typing import NamedTuple
 from cryodrgn_metric import __version__, command
 from cryodrgn_metric.batch import BatchConfig, activation, batch_script
 from cryodrgn_metric.errors import ArgumentError, WorkdirError
+from cryodrgn_metric.options import device, embed_config
 
 # As in command.py, what is heavy is imported by the functions that need it.
 
@@ -140,9 +141,7 @@ def _add_report_args(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="Add the path between two k-means clusters, by their labels; may be given again",
     )
-    parser.add_argument(
-        "--device", type=command.device, help="Torch device for volumes of added paths"
-    )
+    parser.add_argument("--device", type=device, help="Torch device for volumes of added paths")
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -222,7 +221,7 @@ def _add_sbatch_args(parser: argparse.ArgumentParser) -> None:
 
 def _sbatch(args: argparse.Namespace) -> None:
     with command.exit_statuses():
-        command.embed_config(args)
+        embed_config(args)
         config = _batch_config(args)
         args.epoch = _epoch_to_run(args)
         # Were it repeated at every start, no start would take up what the last one finished.

@@ -10,7 +10,7 @@ import yaml
 from conftest import quiet
 from running import SMALL, options_of, unchanged
 
-from cryodrgn_metric import active_sampling, command
+from cryodrgn_metric import active_sampling
 from cryodrgn_metric.acquisition import training_sizes
 from cryodrgn_metric.config import (
     DistanceNetConfig,
@@ -21,6 +21,7 @@ from cryodrgn_metric.config import (
 )
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.metric_folder import MetricFolder
+from cryodrgn_metric.options import embed_config
 from cryodrgn_metric.pipeline import embed
 from cryodrgn_metric.report.fidelity_section import fidelity_section
 from cryodrgn_metric.report.results import Results
@@ -38,7 +39,7 @@ def workdir(tmp_path_factory, vae_workdir):
 
 def embedded(workdir, outdir, *options):
     """A run with nets that train at once; what it says of its landmarks."""
-    config = command.embed_config(options_of(workdir, *SMALL, "-o", outdir, *options))
+    config = embed_config(options_of(workdir, *SMALL, "-o", outdir, *options))
     with unchanged(workdir), quiet():
         embed(
             replace(

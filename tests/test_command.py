@@ -24,6 +24,7 @@ from cryodrgn_metric.config import (
 )
 from cryodrgn_metric.errors import WorkdirError
 from cryodrgn_metric.metric_map import MetricMap
+from cryodrgn_metric.options import embed_config
 from cryodrgn_metric.safe_files.pickles import load_pickle
 from cryodrgn_metric.workdir import load_latents
 
@@ -55,7 +56,7 @@ def pipeline(monkeypatch):
 class TestConfig:
     def test_defaults_are_the_dataclasses_own(self):
         workdir = os.path.abspath("workdir")
-        assert command.embed_config(parse("workdir")) == EmbedConfig(workdir=workdir)
+        assert embed_config(parse("workdir")) == EmbedConfig(workdir=workdir)
 
     def test_every_option_arrives(self):
         given = (
@@ -65,7 +66,7 @@ class TestConfig:
             "--skip-umap --seed 3 --device cpu --threads 2 --restart --precision bfloat16 "
             "--map flow --no-amortization --ensemble 3"
         )
-        assert command.embed_config(parse(*given.split())) == EmbedConfig(
+        assert embed_config(parse(*given.split())) == EmbedConfig(
             workdir=os.path.abspath("w"),
             epoch=25,
             outdir=os.path.abspath("out"),
@@ -93,7 +94,7 @@ class TestConfig:
             assert action.help, f"{action.dest} has no help"
 
     def test_the_dimension_may_be_auto(self):
-        config = command.embed_config(parse("w", "--dim", "auto")).metric_map
+        config = embed_config(parse("w", "--dim", "auto")).metric_map
         assert config == MetricMapConfig(dimension="auto")
         assert config.most_dimensions == 8
 
@@ -134,7 +135,7 @@ class TestHelpText:
         examples = re.findall(r"^\$ cryodrgn metric_embed (.+)$", command.__doc__, re.MULTILINE)
         assert len(examples) >= 3
         for example in examples:
-            command.embed_config(parse(*example.split()))
+            embed_config(parse(*example.split()))
 
 
 class TestMain:

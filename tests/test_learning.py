@@ -8,11 +8,12 @@ from conftest import quiet
 from running import SMALL, options_of, unchanged
 from scipy.spatial.distance import pdist, squareform
 
-from cryodrgn_metric import command, fidelity
+from cryodrgn_metric import fidelity
 from cryodrgn_metric.landmarks import Landmarks
 from cryodrgn_metric.learning import learn_map
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.metric_map import MetricMap
+from cryodrgn_metric.options import embed_config
 from cryodrgn_metric.run import prepare
 
 
@@ -32,7 +33,7 @@ class Pairs:
 
 def prepared(workdir, outdir, *options):
     typed = options_of(workdir, *SMALL, "-d", 16, "-o", outdir, *options)
-    config = command.embed_config(typed)
+    config = embed_config(typed)
     with unchanged(workdir), quiet():
         return prepare(replace(config, metric_map=replace(config.metric_map, steps=40, width=32)))
 

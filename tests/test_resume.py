@@ -23,11 +23,11 @@ from conftest import quiet
 from killed_runs import STAGES, run_in_process
 from running import FEW, GUESTS, SMALL, hashes, options_of, run, unchanged
 
-from cryodrgn_metric import command
 from cryodrgn_metric.artifacts import save_pickle
 from cryodrgn_metric.config import DistanceNetConfig, MetricMapConfig
 from cryodrgn_metric.errors import FolderBusyError
 from cryodrgn_metric.folder_lock import locked
+from cryodrgn_metric.options import embed_config
 from cryodrgn_metric.pipeline import embed
 from cryodrgn_metric.safe_files.pickles import load_pickle
 
@@ -45,7 +45,7 @@ def workdir(tmp_path_factory, vae_workdir):
 def small_config(workdir, outdir, *options, small=SMALL):
     """A run of few landmarks, kept in several blocks of pairs, with nets that train at once."""
     given = (*small, "--landmarks", "40", "--device", "cpu", *options)
-    config = command.embed_config(options_of(workdir, *given))
+    config = embed_config(options_of(workdir, *given))
     return replace(
         config,
         outdir=str(outdir) if outdir else None,
@@ -340,7 +340,7 @@ def test_other_parameters_reuse_only_what_does_not_depend_on_them(
     shutil.copytree(undisturbed, folder)
     config = small_config(workdir, folder, *options)
     if change in ("dim", "loss", "map"):
-        args = command.embed_config(options_of(workdir, *options)).metric_map
+        args = embed_config(options_of(workdir, *options)).metric_map
         config = replace(config, metric_map=replace(args, steps=200))
     heard(caplog)
     embed_here(config)

@@ -10,9 +10,9 @@ import pytest
 from conftest import quiet
 from running import SMALL, options_of, run, unchanged
 
-from cryodrgn_metric import command
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.metric_map import MetricMap
+from cryodrgn_metric.options import embed_config
 from cryodrgn_metric.pipeline import embed
 from cryodrgn_metric.reporting import ReportConfig, report
 from cryodrgn_metric.safe_files.pickles import load_pickle
@@ -31,7 +31,7 @@ def workdir(tmp_path_factory, vae_workdir):
 def embedded(workdir, out, *options):
     """A run whose map is trained for a moment only."""
     typed = options_of(workdir, *SMALL, "-d", 16, "--landmarks", 40, "-o", out, *options)
-    config = command.embed_config(typed)
+    config = embed_config(typed)
     quick = replace(config.metric_map, steps=100, width=32, depth=2)
     with unchanged(workdir), quiet():
         return embed(replace(config, metric_map=quick))
