@@ -11,9 +11,10 @@ from cryodrgn_metric import artifacts
 from cryodrgn_metric.acquisition import first_landmarks, more_landmarks, training_sizes
 from cryodrgn_metric.cache import Stage
 from cryodrgn_metric.distance_ensemble import DistanceEnsemble
+from cryodrgn_metric.landmark_features import decoding_of
 from cryodrgn_metric.landmarks import Landmarks
 from cryodrgn_metric.learning import learn_distance, learn_error_bars
-from cryodrgn_metric.measurement import Measured, decoding_of, measure_distances
+from cryodrgn_metric.measurement import Measured, measure_distances
 from cryodrgn_metric.run import Run
 
 __all__ = ["learn_actively"]

@@ -1,6 +1,6 @@
 """What each stage is asked to do: one frozen dataclass per stage, checked when it is made.
 
-The command line builds these once (`command.py`); stages take their own config and never an
+The command line builds these once (`options.py`); stages take their own config and never an
 argparse.Namespace. All of them together are written to metric_embed.yaml.
 """
 
@@ -149,6 +149,13 @@ class DistanceConfig:
         )
         least = min(self.pairs_per_tile, self.pairs_per_block)
         _require(least > 0, f"pairs per tile and per block must be at least 1; got {least}.")
+
+    @property
+    def of_volumes(self) -> DistanceConfig:
+        """What the comparison of volumes depends on, whatever models are then fitted to them."""
+        if self.distance != "atoms":
+            return self
+        return replace(self, distance="so3", model=None, atom_distance="rmsd")
 
 
 @dataclass(frozen=True)

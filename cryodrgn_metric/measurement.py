@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from cryodrgn_metric import artifacts, fidelity
 from cryodrgn_metric.cache import Stage
-from cryodrgn_metric.config import DistanceConfig
-from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.atoms import atom_distances
 from cryodrgn_metric.distances.base import PairwiseDistances
-from cryodrgn_metric.distances.streaming import (
-    calibrate,
-    mask_anisotropy,
-    stream_features,
-    usable_columns,
-)
-from cryodrgn_metric.errors import VolumeError
+from cryodrgn_metric.distances.streaming import mask_anisotropy, usable_columns
 from cryodrgn_metric.fitted_models import FittedModels, save_models
+from cryodrgn_metric.landmark_features import landmark_features
 from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
+from cryodrgn_metric.left_out import leave_out
 from cryodrgn_metric.model_fits import fit_landmarks, require_fits
-from cryodrgn_metric.perceptron import bfloat16_gain
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.so3.conventions import mirrored, mirrored_vectors
-from cryodrgn_metric.threads import one_thread
 
-__all__ = ["Measured", "decoding_of", "measure_distances", "pick_landmarks", "typical_norm"]
+__all__ = ["Measured", "measure_distances", "pick_landmarks", "typical_norm"]
 
 logger = logging.getLogger(__name__)
 
 MASK_WARNING = 0.10  # of the median Delta
-WORTH_ROUNDING = 1.1  # times as fast
 MOST_UNUSABLE = 0.05  # of the landmarks; above, the decoder is not to be trusted at all
 
 
@@ -114,24 +105,11 @@ def measure_distances(
             atoms the model doesn't fit more than 10 % of them.
         OutputError: The disk is full.
     """
-    features, key = _decode(run, landmarks, [*decoded_before, len(landmarks)])
+    features, key = landmark_features(run, landmarks, [*decoded_before, len(landmarks)])
     usable = usable_columns(features)
-    _warn_of_unusable(run, landmarks, usable)
+    _leave_out(run, landmarks, usable)
     landmarks, features = landmarks.only(usable), features[..., torch.from_numpy(usable)]
-    is_train = torch.zeros(len(landmarks), dtype=torch.bool)
-    is_train[landmarks.train] = True
-    stage = run.cache.stage("distances", volumes=key, config=_by_rotation(run.config.distances))
-    before = run.watch.seconds.get("distances", 0.0)
-    with run.watch.stage("distances"):
-        found = run.distance.pairwise(features, fit_on=is_train, store=stage)
-    _tell_reuse(run, "distances", "blocks of pairs", stage)
-    pairs = found.numpy()
-    norms = run.distance.norms(features).cpu().numpy()
-    latents = run.workdir.latents[landmarks.indices]
-    measured = Measured(landmarks, latents, pairs, features, norms, stage.key)
-    if stage.saved_rows:
-        seconds = run.watch.seconds["distances"] - before
-        run.scores["pairs_per_second"] = stage.saved_rows / seconds
+    measured = _by_volumes(run, landmarks, features, key)
     if run.config.volumes.mask != "sphere":
         _warn_of_mask(run, measured)
     if run.config.distances.distance == "atoms":
@@ -154,11 +132,23 @@ def typical_norm(run: Run, measured: Measured) -> float:
     return float(np.sqrt(np.mean(measured.volume_norms**2)))
 
 
-def _by_rotation(config: DistanceConfig) -> DistanceConfig:
-    """What the comparison of volumes depends on, whatever is made of it."""
-    if config.distance != "atoms":
-        return config
-    return replace(config, distance="so3", model=None, atom_distance="rmsd")
+def _by_volumes(run: Run, landmarks: Landmarks, features: torch.Tensor, key: str) -> Measured:
+    """The landmarks, compared by their volumes."""
+    is_train = torch.zeros(len(landmarks), dtype=torch.bool)
+    is_train[landmarks.train] = True
+    stage = run.cache.stage("distances", volumes=key, config=run.config.distances.of_volumes)
+    before = run.watch.seconds.get("distances", 0.0)
+    with run.watch.stage("distances"):
+        found = run.distance.pairwise(features, fit_on=is_train, store=stage)
+    run.note_reuse("distances", "blocks of pairs", stage)
+    pairs = found.numpy()
+    norms = run.distance.norms(features).cpu().numpy()
+    latents = run.workdir.latents[landmarks.indices]
+    measured = Measured(landmarks, latents, pairs, features, norms, stage.key)
+    if stage.saved_rows:
+        seconds = run.watch.seconds["distances"] - before
+        run.scores["pairs_per_second"] = stage.saved_rows / seconds
+    return measured
 
 
 def _by_models(run: Run, measured: Measured) -> Measured:
@@ -187,136 +177,15 @@ def _by_models(run: Run, measured: Measured) -> Measured:
     return compared
 
 
-def _decode(run: Run, landmarks: Landmarks, ends: Sequence[int]) -> tuple[torch.Tensor, str]:
-    """The coefficients of every landmark's volume, and a key of all of them.
-
-    What the first part of the landmarks calibrates holds for the others, too, which would find
-    their earlier volumes useless otherwise.
-    """
-    parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-    first = landmarks.only(np.arange(len(landmarks)) < ends[0])
-    latents = run.workdir.latents[landmarks.indices]
-    keys = [_key_of(run, landmarks, part) for part in parts]
-    made_from = decoding_of(run)
-    pilot = run.cache.stage("calibration", landmarks=keys[0], **made_from)
-    with run.watch.stage("volumes"):
-        calibrate(run.stream, run.workdir.latents[first.indices[first.train]], run.distance, pilot)
-        pilot.forget_others()
-        settings = (f"{name} = {value:.4g}" for name, value in run.distance.settings.items())
-        logger.info("The distance rests on %s.", ", ".join(settings))
-        calibration = run.distance.calibration
-        stages = [
-            run.cache.stage("volumes", landmarks=key, **made_from, calibration=calibration)
-            for key in keys
-        ]
-        features = [
-            stream_features(
-                run.stream,
-                latents[part],
-                run.distance,
-                store=stage,
-                announce=lambda count: _announce(run, count),
-            )
-            for part, stage in zip(parts, stages, strict=True)
-        ]
-    _tell_reuse(run, "volumes", "batches", stages[-1], *stages[:-1])
-    key = stages[0].key if len(stages) == 1 else "".join(stage.key for stage in stages)
-    return torch.cat(features, dim=-1), key
-
-
-def decoding_of(run: Run) -> dict[str, object]:
-    """All that the volume of a particle depends on, for the keys of stages.
-
-    Arguments:
-        run: What all stages share.
-    """
-    return {
-        "config": run.digests["config"],
-        "weights": run.digests["weights"],
-        "mask": run.digests.get("mask"),
-        "mask_radius": run.config.volumes.mask_radius,
-        "box": run.stream.box,
-        "max_frequency": run.stream.max_frequency,
-        "scale": run.config.distances.scale,
-        "distance": _by_rotation(run.config.distances).distance,
-        "contour": run.config.distances.contour,
-        "apix": _apix_that_counts(run),
-        "rigid": run.config.distances.rigid,
-        "precision": run.config.volumes.precision,
-    }
-
-
-def _apix_that_counts(run: Run) -> float | None:
-    """Of the compared volumes, where the distance is a length."""
-    is_length = run.config.distances.distance == "transport"
-    return run.apix_at_box(run.stream.box) if is_length else None
-
-
-def _key_of(run: Run, landmarks: Landmarks, part: slice) -> str:
-    """Which latents are decoded."""
-    rows = artifacts.sha256_of_array(landmarks.as_table()[:, part])
-    return f"{run.digests['z']} {rows}"
-
-
-def _tell_reuse(run: Run, name: str, pieces: str, stage: Stage, *earlier: Stage) -> None:
-    """Say what was not computed again; drop what belongs to other parameters.
-
-    Of growing landmarks the last part counts: this run may have made the earlier ones itself.
-    """
-    if stage.loaded:
-        run.reused.append(name)
-        total = stage.loaded + stage.saved
-        logger.info("%s: %d of %d %s from an earlier run", name, stage.loaded, total, pieces)
-    stage.forget_others(*earlier)
-
-
-def _warn_of_unusable(run: Run, landmarks: Landmarks, usable: np.ndarray) -> None:
-    """Volumes that cannot be compared are left out, as long as they are few."""
-    bad = run.workdir.particle_indices[landmarks.indices[~usable]]
-    if not len(bad):
-        return
+def _leave_out(run: Run, landmarks: Landmarks, usable: np.ndarray) -> None:
     fault = "are constant or hold NaN"
     if run.config.distances.distance == "transport":
         fault = "are constant, or hold NaN, or nothing above --contour"
-    text = (
-        f"{len(bad)} of {len(landmarks)} decoded volumes {fault}; particles "
-        f"{', '.join(map(str, bad[:10]))}"
-        f"{', ...' if len(bad) > 10 else ''}."
+    meaning = (
+        f"the decoder in {run.workdir.weights_path} is not trained, or diverged. "
+        "Choose another epoch."
     )
-    if len(bad) > MOST_UNUSABLE * len(landmarks):
-        raise VolumeError(
-            f"{text} More than {100 * MOST_UNUSABLE:.0f} % means that the decoder in "
-            f"{run.workdir.weights_path} is not trained, or diverged. Choose another epoch."
-        )
-    if run.config.metric_map.most_dimensions > len(landmarks) - len(bad) - 1:
-        raise VolumeError(f"{text} Too few are left for --dim {run.config.metric_map.dimension}.")
-    logger.warning("%s They are left out.", text)
-
-
-def _announce(run: Run, count: int) -> None:
-    """Say how long decoding will take; without a GPU, say it loudly."""
-    decoder, box = run.stream.decoder, run.stream.box
-    threads = torch.get_num_threads() if decoder.device.type == "cpu" else 1
-    with one_thread():
-        seconds = decoder.estimate_seconds(box, count, run.stream.max_frequency)
-    text = f"Decoding {count} landmarks at {box}^3 will take about {seconds / threads:.0f} s."
-    if decoder.device.type == "cpu":
-        logger.warning("NO GPU IS USED. %s", text)
-        _warn_of_precision(decoder)
-    else:
-        logger.info("%s", text)
-
-
-def _warn_of_precision(decoder: Decoder) -> None:
-    if decoder.dtype != torch.bfloat16:
-        return
-    with one_thread():
-        gain = bfloat16_gain()
-    if gain < WORTH_ROUNDING:
-        logger.warning(
-            "--precision bfloat16 is %.1f times as fast as float32 on this CPU: leave it out.",
-            gain,
-        )
+    leave_out(run, landmarks, usable, f"{{}} decoded volumes {fault}", MOST_UNUSABLE, meaning)
 
 
 def _save_distances(run: Run, measured: Measured) -> None:

@@ -24,6 +24,7 @@ from cryodrgn_metric.fitted_models import (
 )
 from cryodrgn_metric.flexible_fitting import FlexibleFitting
 from cryodrgn_metric.landmarks import Landmarks
+from cryodrgn_metric.left_out import leave_out
 from cryodrgn_metric.model_placement import place_model
 from cryodrgn_metric.run import Run
 from cryodrgn_metric.superposition import superposed
@@ -68,11 +69,7 @@ def fit_landmarks(
         stage = run.cache.stage("models", **made_from)
         starts = _turned(fitting.model.positions, rotations)
         found = _fitted(run, fitting, latents, starts, stage, "Models")
-    if stage.loaded:
-        run.reused.append("models")
-        total = stage.loaded + stage.saved
-        logger.info("models: %d of %d batches of fits from an earlier run", stage.loaded, total)
-    stage.forget_others()
+    run.note_reuse("models", "batches of fits", stage)
     return replace(found, key=stage.key)
 
 
@@ -209,24 +206,16 @@ def require_fits(run: Run, landmarks: Landmarks, models: FittedModels) -> None:
         "voxel_in_angstroms": models.fitting.apix_in_angstroms,
     }
     logger.info("Models fit with a correlation of %.3f (median; least %.3f).", middle, least)
-    bad = run.workdir.particle_indices[landmarks.indices[~fits]]
-    if not len(bad):
-        return
-    text = (
-        f"The model does not fit {len(bad)} of {len(landmarks)} volumes (correlation below "
-        f"{LEAST_CORRELATION:g}, or squeezed by more than {100 * MOST_STRAIN:.0f} %); particles "
-        f"{', '.join(map(str, bad[:10]))}{', ...' if len(bad) > 10 else ''}."
+    fault = (
+        f"The model does not fit {{}} volumes (correlation below {LEAST_CORRELATION:g}, or "
+        f"squeezed by more than {100 * MOST_STRAIN:.0f} %)"
     )
-    if len(bad) > MOST_UNFITTED * len(landmarks):
-        raise VolumeError(
-            f"{text} More than {100 * MOST_UNFITTED:.0f} % means that moving atoms cannot express "
-            "how these volumes differ: a part that is there in some and not in others, or noise. "
-            "Type --distance so3, --low-pass with a coarser resolution, or --ind with particles "
-            "of one composition."
-        )
-    if run.config.metric_map.most_dimensions > int(fits.sum()) - 1:
-        raise VolumeError(f"{text} Too few are left for --dim {run.config.metric_map.dimension}.")
-    logger.warning("%s They are left out.", text)
+    meaning = (
+        "moving atoms cannot express how these volumes differ: a part that is there in some and "
+        "not in others, or noise. Type --distance so3, --low-pass with a coarser resolution, or "
+        "--ind with particles of one composition."
+    )
+    leave_out(run, landmarks, fits, fault, MOST_UNFITTED, meaning)
 
 
 def distances_along(

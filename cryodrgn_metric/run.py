@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from cryodrgn_metric.artifacts import require_space, sha256_of
 from cryodrgn_metric.atomic_model import MOST_BEADS, AtomicModel, read_model
-from cryodrgn_metric.cache import StageCache
+from cryodrgn_metric.cache import Stage, StageCache
 from cryodrgn_metric.config import EmbedConfig
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.dimension import FEWEST_LANDMARKS
@@ -20,7 +21,7 @@ from cryodrgn_metric.distances.choice import distance_of
 from cryodrgn_metric.distances.streaming import VolumeStream
 from cryodrgn_metric.errors import ArgumentError, VolumeError, WorkdirError
 from cryodrgn_metric.flow import require_flow
-from cryodrgn_metric.landmarks import candidate_pool, rows_of_particles
+from cryodrgn_metric.landmark_candidates import candidate_pool, rows_of_particles
 from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.paths import ALONG_PATH, LARGEST_CLUSTERS
 from cryodrgn_metric.runlog import Stopwatch
@@ -30,6 +31,8 @@ from cryodrgn_metric.volumes import read_mask
 from cryodrgn_metric.workdir import Workdir, open_workdir
 
 __all__ = ["Run", "prepare"]
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_BOX = 64
 FEWEST_SHELLS = 2  # of Fourier voxels that --low-pass must leave
@@ -73,6 +76,22 @@ class Run:
     def device(self) -> str:
         """Where to compute, as torch names it."""
         return str(self.stream.decoder.device)
+
+    def note_reuse(self, name: str, pieces: str, stage: Stage, *earlier: Stage) -> None:
+        """Say what of a stage was not computed again; drop what belongs to other parameters.
+
+        Arguments:
+            name: Of the stage.
+            pieces: What its pieces are.
+            stage: Where they are kept; of growing landmarks the last part counts, as this run
+                may have made the earlier ones itself.
+            earlier: Stages of these, which are still needed.
+        """
+        if stage.loaded:
+            self.reused.append(name)
+            total = stage.loaded + stage.saved
+            logger.info("%s: %d of %d %s from an earlier run", name, stage.loaded, total, pieces)
+        stage.forget_others(*earlier)
 
     @property
     def written_box(self) -> int:
