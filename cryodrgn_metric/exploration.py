@@ -1,7 +1,7 @@
 """What a run finds out beside z' itself: its fidelity, hidden rotation, how f_xi stretches.
 
-What takes a model, or long, is computed here (and in `motion.py`) and saved: the report is made
-from that alone.
+What takes a model, or long, is computed here (and in `path_volumes.py`) and saved: the report is
+made from that alone.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cryodrgn_metric.frame import Frame, aligned_latents
 from cryodrgn_metric.measurement import Measured
 from cryodrgn_metric.metric_map import MetricMap
-from cryodrgn_metric.motion import PathSummary, warn_of_unusable, write_volumes
+from cryodrgn_metric.path_volumes import PathSummary, warn_of_unusable, write_volumes
 from cryodrgn_metric.paths import ALONG_PATH
 from cryodrgn_metric.run import Run
 
