@@ -2,9 +2,7 @@
 
 import json
 import re
-import shutil
 from dataclasses import replace
-from importlib import resources
 
 import mrcfile
 import numpy as np
@@ -12,14 +10,19 @@ import pytest
 import torch
 from conftest import APIX, BOX, VAE_SIZE, project_blobs, quiet, random_rotations, run_cryodrgn
 from running import SMALL, options_of, run, unchanged
+from shipped import copied_demo
 
-from cryodrgn_metric import command
 from cryodrgn_metric.artifacts import save_pickle
 from cryodrgn_metric.config import DistanceNetConfig, MetricMapConfig
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.rigid import RigidDistance
 from cryodrgn_metric.distances.rotation import RotationDistance
+from cryodrgn_metric.metric_folder import MetricFolder
+from cryodrgn_metric.options import embed_config
 from cryodrgn_metric.pipeline import embed
+from cryodrgn_metric.report.results import Results
+from cryodrgn_metric.report.rotation_section import rotation_section
+from cryodrgn_metric.report.verdict import judge
 from cryodrgn_metric.se3.motions import MOST_TRANSLATION
 from cryodrgn_metric.so3.conventions import (
     edge_of,
@@ -36,10 +39,7 @@ FEW, SIDE = ("--landmarks", "24", "--rigid", "se3"), 16
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """The demo's: its volumes turn, and what moves in them moves their middle."""
-    copy = tmp_path_factory.mktemp("demo") / "workdir"
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as shipped:
-        shutil.copytree(shipped, copy)
-    return copy
+    return copied_demo(tmp_path_factory.mktemp("demo"))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def folder(workdir, tmp_path_factory):
     outdir = tmp_path_factory.mktemp("rigid") / "out"
     options = options_of(workdir, *SMALL, *FEW, "-d", SIDE, "-o", outdir)
     config = replace(
-        command.embed_config(options),
+        embed_config(options),
         distance_net=DistanceNetConfig(max_epochs=10),
         metric_map=MetricMapConfig(dimension=1, steps=50),
     )
@@ -74,6 +74,16 @@ def test_translations_are_saved_beside_rotations(folder):
     assert 0 <= int(estimate) < 120 and log.count("Superposing") == 1
     parameters = (folder / "metric_embed.yaml").read_text()
     assert "rigid: se3" in parameters
+
+
+def test_the_report_says_what_was_taken_out(folder, workdir):
+    opened = open_workdir(workdir, -1)
+    results = Results.load(opened, MetricFolder(folder, opened.epoch))
+    section = rotation_section(results)
+    assert "is pure rigid motion" in section.paragraphs[0]
+    (raw,) = (one.figure for one in section.pictures if one.name == "raw_distance")
+    assert "min over R, t" in raw.axes[0].get_ylabel()
+    assert "turned and shifted" in judge(results)[1].sentence
 
 
 def test_motions_are_those_of_the_decoded_volumes(folder, workdir):

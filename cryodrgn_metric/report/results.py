@@ -156,7 +156,8 @@ class Results:
     @property
     def wording(self) -> Wording:
         """How to speak of the distance that was measured."""
-        return WORDINGS[self.parameters["config"]["distances"]["distance"]]
+        options = self.parameters["config"]["distances"]
+        return WORDINGS["se3" if options["rigid"] == "se3" else options["distance"]]
 
     @property
     def by_models(self) -> bool:

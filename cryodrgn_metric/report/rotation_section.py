@@ -37,8 +37,8 @@ def rotation_section(results: Results) -> Section:
             "raw_distance",
             _raw_distance(results),
             f"Each point is a pair of landmark volumes: their distance {words.as_they_are} "
-            "against Δ, their distance after the best rotation. Points far below the line became "
-            "much more alike by turning.",
+            f"against Δ, their distance after the best {words.motion}. Points far below the line "
+            "became much more alike by it.",
         ),
         Picture(
             "rotation_angles",
@@ -62,7 +62,7 @@ def rotation_section(results: Results) -> Section:
         _INTERNAL + median
         if by_drmsd
         else f"{shown(rotation['share'], '.1%')} of the squared distance between landmark volumes "
-        f"is pure rotation (1 - ΣΔ² / Σ raw²); the median {median}",
+        f"is pure {words.motion} (1 - ΣΔ² / Σ raw²); the median {median}",
         _drift_in_words(drift),
     ]
     if "translations" in results.landmarks:
@@ -97,12 +97,14 @@ def _drift_in_words(drift: dict[str, Any]) -> str:
 def _raw_distance(results: Results) -> Figure:
     raw = results.landmarks["raw_distances"][results.upper]
     distances = results.landmarks["distances"][results.upper]
-    figure, (axis,) = panels(1, "Rotation taken out: raw distance against Δ", width=5.6)
+    words = results.wording
+    title = f"{words.motion.capitalize()} taken out: raw distance against Δ"
+    figure, (axis,) = panels(1, title, width=5.6)
     pair_cloud(axis, raw, distances, results.seed)
     diagonal(axis, float(raw.max()), "nothing to turn")
     share = shown(results.summary["rotation"]["share"], ".1%")
-    axis.set_title(f"{share} of the squared raw distance is rotation", fontsize=10)
-    axis.set(xlabel=results.wording.raw, ylabel=results.wording.turned)
+    axis.set_title(f"{share} of the squared raw distance is {words.motion}", fontsize=10)
+    axis.set(xlabel=words.raw, ylabel=words.turned)
     return figure
 
 

@@ -96,7 +96,7 @@ def _advice(results: Results, grade: str, error: float | None) -> str:
 
 def _rotation(results: Results) -> Judgement:
     rotation = results.summary["rotation"]
-    share, drift = rotation["share"], rotation["drift"]
+    share, drift, motion = rotation["share"], rotation["drift"], results.wording.motion
     grade = _grade("share of rotation", share)
     if share is None and "fits" in results.fidelity:
         angle = rotation["median_angle_in_degrees"]
@@ -108,13 +108,14 @@ def _rotation(results: Results) -> Judgement:
     if share is None:
         return Judgement("Nothing turned: the volumes are all alike.", "good")
     opening = {
-        "good": "Rotation was hardly hiding in z",
-        "fair": "Some rotation was hiding in z",
-        "poor": "Much of what z shows is rotation",
+        "good": f"{motion.capitalize()} was hardly hiding in z",
+        "fair": f"Some {motion} was hiding in z",
+        "poor": f"Much of what z shows is {motion}",
     }[grade]
     text = (
         f"{opening}: {shown(share, '.0%')} of the squared distance between volumes goes away when "
-        f"they are turned (median angle {rotation['median_angle_in_degrees']:.1f} degrees)"
+        f"they are {results.wording.moved} (median angle "
+        f"{rotation['median_angle_in_degrees']:.1f} degrees)"
     )
     if drift["score"] is not None:
         known = max(drift["score"], 0.0)

@@ -1,15 +1,15 @@
-"""What the report must say differently for each distance: units, and what a volume's size is."""
+"""What the report must say differently for each distance: units, and what was taken out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["WORDINGS", "Wording"]
 
 
 @dataclass(frozen=True)
 class Wording:
-    """How the report speaks of one `--distance`.
+    """How the report speaks of one `--distance`, or of `--rigid se3`.
 
     Arguments:
         unit: Of Delta.
@@ -21,6 +21,8 @@ class Wording:
         size_symbol: The same, short.
         size_digits: Of Delta in percent of it.
         of_contrast: What Delta says of contrast where it was not measured.
+        motion: What is taken out of Delta.
+        moved: By which volumes are laid on each other.
     """
 
     unit: str
@@ -32,6 +34,8 @@ class Wording:
     size_symbol: str
     size_digits: int
     of_contrast: str
+    motion: str = "rotation"
+    moved: str = "turned"
 
 
 WORDINGS = {
@@ -70,4 +74,11 @@ WORDINGS = {
         of_contrast="Δ compares models, not densities: it says nothing of contrast.",
     ),
 }
-"""By the choices of --distance."""
+"""By the choices of --distance, and `se3`."""
+
+WORDINGS["se3"] = replace(
+    WORDINGS["so3"],
+    turned="Δ = min over R, t of ||V₁ - T·R·V₂||",
+    motion="rigid motion",
+    moved="turned and shifted",
+)
