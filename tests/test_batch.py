@@ -15,12 +15,13 @@ from pathlib import Path
 from signal import SIGTERM
 
 import pytest
+from shipped import DEMO
 
 from cryodrgn_metric import command, script
 from cryodrgn_metric.batch import BatchConfig, activation, batch_script
 from cryodrgn_metric.errors import ArgumentError
+from cryodrgn_metric.options import embed_config
 
-DEMO = Path(command.__file__).parent / "demo" / "data" / "workdir"
 PAGE = Path(__file__).parents[1] / "docs" / "batch.md"
 AWKWARD = [
     "plain",
@@ -185,7 +186,7 @@ class TestCommand:
         words = shlex.split(line.removesuffix(" &"))
         monkeypatch.chdir("/")
         again = parser.parse_args(words[2:])
-        assert command.embed_config(again) == command.embed_config(wanted)
+        assert embed_config(again) == embed_config(wanted)
 
     def test_only_what_was_typed_is_passed_on(self, printed):
         """... except the epoch: a later start must not take up a later one."""

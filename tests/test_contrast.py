@@ -1,7 +1,6 @@
 """Contrast: closed forms, and unit distances against those that are measured."""
 
 from functools import cache
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from conftest import quiet
 from gaussian_atoms import compact, hinged, render
 from scipy.spatial.transform import Rotation
 from scipy.stats import spearmanr
+from shipped import DEMO
 
 from cryodrgn_metric.contrast import contrast_of, norm_share, unit_distances
 from cryodrgn_metric.decoder import Decoder
@@ -59,10 +59,9 @@ def test_unit_distances_are_those_that_scale_unit_measures():
 
 def test_unit_distances_of_decoded_volumes():
     """In float32, with band limit and radial basis as each run would choose them."""
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as folder:
-        workdir = open_workdir(folder)
-        with quiet():
-            volumes = Decoder.from_workdir(workdir, device="cpu").decode(workdir.latents[:160:8])
+    workdir = open_workdir(DEMO)
+    with quiet():
+        volumes = Decoder.from_workdir(workdir, device="cpu").decode(workdir.latents[:160:8])
     windowed_volumes = windowed(volumes, spherical_window(volumes.shape[-1], 0.85))
     matrices = {}
     for unit in (False, True):

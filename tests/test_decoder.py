@@ -2,13 +2,13 @@
 
 import logging
 import shutil
-from importlib import resources
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import quiet, random_rotations
+from shipped import DEMO
 
 from cryodrgn_metric import pairwise_distances
 from cryodrgn_metric.artifacts import save_pickle
@@ -206,9 +206,8 @@ def test_another_dtype_of_the_same_decoder(vae_workdir):
 
 def test_bfloat16_moves_delta_by_less_than_a_hundredth_of_its_median():
     """Rounding is nearly the same in every volume, so distances err less than volumes do."""
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as path:
-        workdir = open_workdir(path)
-        single = Decoder.from_workdir(workdir, device="cpu")
+    workdir = open_workdir(DEMO)
+    single = Decoder.from_workdir(workdir, device="cpu")
     latents = workdir.latents[:: len(workdir.latents) // 20]
     volumes, rounded = (
         decoder.decode(latents, 24) for decoder in (single, single.as_dtype(torch.bfloat16))

@@ -4,7 +4,6 @@ import logging
 import re
 import shutil
 from dataclasses import replace
-from importlib import resources
 
 import gemmi
 import numpy as np
@@ -14,8 +13,9 @@ import yaml
 from conftest import quiet
 from running import FEW, SMALL, options_of, run, unchanged
 from scipy.spatial.transform import Rotation
+from shipped import copied_demo
 
-from cryodrgn_metric import ArgumentError, VolumeError, atom_distances, command
+from cryodrgn_metric import ArgumentError, VolumeError, atom_distances
 from cryodrgn_metric.atomic_model import write_models
 from cryodrgn_metric.bead_density import correlation
 from cryodrgn_metric.config import DistanceConfig, DistanceNetConfig, MetricMapConfig
@@ -23,6 +23,7 @@ from cryodrgn_metric.fitted_models import FittedModels, save_models
 from cryodrgn_metric.measurement import measure_distances, pick_landmarks
 from cryodrgn_metric.metric_folder import MetricFolder
 from cryodrgn_metric.motion import add_path
+from cryodrgn_metric.options import embed_config
 from cryodrgn_metric.pipeline import embed
 from cryodrgn_metric.report.fidelity_section import fidelity_section
 from cryodrgn_metric.report.gallery import report_of
@@ -36,17 +37,14 @@ ATOMS = ("--distance", "atoms", "--device", "cpu", "-d", "24", "--landmarks", "3
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    copy = tmp_path_factory.mktemp("atoms") / "workdir"
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as demo:
-        shutil.copytree(demo, copy)
-    return copy
+    return copied_demo(tmp_path_factory.mktemp("atoms"))
 
 
 def config_of(workdir, folder, *options):
     """A run of few landmarks and paths, with nets that train at once."""
     given = (*SMALL, *ATOMS, "--ksample", "2", *options)
     return replace(
-        command.embed_config(options_of(workdir, *given)),
+        embed_config(options_of(workdir, *given)),
         outdir=str(folder),
         distance_net=DistanceNetConfig(max_epochs=30),
         metric_map=MetricMapConfig(dimension=1, steps=200),

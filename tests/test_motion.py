@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import asdict, replace
-from importlib import resources
 
 import mrcfile
 import numpy as np
@@ -11,16 +10,19 @@ import torch
 from conftest import CHOSEN, quiet
 from running import SMALL, options_of, unchanged
 from scipy.spatial.transform import Rotation
+from shipped import copied_demo
 
-from cryodrgn_metric import align, command, pairwise_distances
+from cryodrgn_metric import align, pairwise_distances
 from cryodrgn_metric.artifacts import save_columns, save_pickle, save_text
 from cryodrgn_metric.clusters import cluster_kmeans
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.frame import Frame, saved_frame
 from cryodrgn_metric.measurement import measure_distances, pick_landmarks
-from cryodrgn_metric.motion import add_path, write_motion, write_path
+from cryodrgn_metric.motion import add_path, write_motion
+from cryodrgn_metric.options import embed_config
 from cryodrgn_metric.pair_pictures import write_striking_pairs
+from cryodrgn_metric.path_volumes import write_path
 from cryodrgn_metric.paths import ParticleGraph, path_between
 from cryodrgn_metric.projections import projections
 from cryodrgn_metric.run import prepare
@@ -35,16 +37,13 @@ COUNT = 6  # k-means clusters: more than paths connect
 @pytest.fixture(scope="module")
 def demo_workdir(tmp_path_factory):
     """The demo's: its volumes turn by an angle that its poses don't know."""
-    copy = tmp_path_factory.mktemp("demo") / "workdir"
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as shipped:
-        shutil.copytree(shipped, copy)
-    return copy
+    return copied_demo(tmp_path_factory.mktemp("demo"))
 
 
 def measured_run(workdir, outdir, *options):
     """The stages before z', with the first latents in its place, and what later ones save."""
     arguments = [*SMALL, "--landmarks", 20, "-d", BOX, "--ksample", COUNT, "-o", outdir, *options]
-    config = command.embed_config(options_of(workdir, *arguments))
+    config = embed_config(options_of(workdir, *arguments))
     with unchanged(workdir), quiet(), limited_to(1):
         run = prepare(config)
         measured = measure_distances(run, pick_landmarks(run))
@@ -239,7 +238,7 @@ def test_other_pairs_are_added_and_wrong_ones_refused(moved):
 
 
 def test_nothing_can_be_added_to_an_unfinished_run(demo_workdir, tmp_path):
-    config = command.embed_config(options_of(demo_workdir, *SMALL, "-o", tmp_path / "none"))
+    config = embed_config(options_of(demo_workdir, *SMALL, "-o", tmp_path / "none"))
     with quiet():
         run = prepare(config)
     with pytest.raises(ArgumentError, match="not finished"):

@@ -6,7 +6,6 @@ import pickle
 import re
 import shutil
 from dataclasses import replace
-from importlib import resources
 
 import mrcfile
 import numpy as np
@@ -16,12 +15,14 @@ import yaml
 from conftest import APIX, BOX, PARTICLES, quiet
 from running import SMALL, hashes, options_of, run, unchanged
 from scipy.spatial.transform import Rotation
+from shipped import copied_demo
 
-from cryodrgn_metric import DistanceNet, MetricMap, align, command
+from cryodrgn_metric import DistanceNet, MetricMap, align
 from cryodrgn_metric.config import ClusterConfig, EmbedConfig, MetricMapConfig, VolumeConfig
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.fidelity import MEASURES
+from cryodrgn_metric.options import embed_config
 from cryodrgn_metric.pipeline import embed
 from cryodrgn_metric.so3.conventions import mirrored, spherical_window, windowed
 from cryodrgn_metric.volumes import write_cluster_volumes
@@ -166,10 +167,7 @@ def test_clusters_are_in_cryodrgns_formats(folder, workdir):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The demo's workdir: unlike two epochs, it leaves the volume's outside empty."""
-    copy = tmp_path_factory.mktemp("trained") / "workdir"
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as shipped:
-        shutil.copytree(shipped, copy)
-    return copy
+    return copied_demo(tmp_path_factory.mktemp("trained"))
 
 
 def test_representatives_are_turned_volumes_of_eval_volumes_amplitude(trained):
@@ -236,7 +234,7 @@ def test_other_decoders_run_end_to_end(kind, request, tmp_path):
 
 def config_for(workdir, tmp_path, **volumes):
     args = options_of(workdir, *SMALL, "--skip-vol", "--landmarks", "30")
-    config = command.embed_config(args)
+    config = embed_config(args)
     return replace(config, outdir=str(tmp_path), volumes=VolumeConfig(**volumes))
 
 
@@ -262,7 +260,7 @@ def test_precision_is_of_delta_and_not_of_written_volumes(workdir, tmp_path, mon
         write_cluster_volumes(decoder, *arguments, **options)
 
     monkeypatch.setattr("cryodrgn_metric.frame.write_cluster_volumes", write)
-    monkeypatch.setattr("cryodrgn_metric.measurement.bfloat16_gain", lambda: 0.7)
+    monkeypatch.setattr("cryodrgn_metric.landmark_features.bfloat16_gain", lambda: 0.7)
     for precision in ("float32", "bfloat16"):
         config = replace(
             config_for(workdir, tmp_path / precision, downsample=16, precision=precision),

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 from gaussian_atoms import compact
 from scipy.spatial.transform import Rotation
+from shipped import DEMO
 
 from benchmarks.record import Figure
 from benchmarks.volumes import REACH, ensemble, rendered
@@ -73,8 +73,7 @@ def test_no_restart_finds_less(benchmark, record, quick, pytestconfig):
 
 def _families(workdir: str | None, count: int | None) -> Iterator[tuple[str, torch.Tensor]]:
     """Windowed volumes by name, made when their turn comes."""
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as demo:
-        yield "the demo", _decoded(demo, count or DECODED)
+    yield "the demo", _decoded(DEMO, count or DECODED)
     if workdir is not None:
         yield "decoded from --workdir", _decoded(Path(workdir), count or DECODED)
     yield "hinges and a ligand", ensemble(count or SYMMETRIC, BOX)

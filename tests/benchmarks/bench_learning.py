@@ -1,13 +1,12 @@
 """Training of h_psi and f_xi on the demo, with 500 landmarks and 100,000 latents."""
 
-import shutil
 from dataclasses import dataclass
-from importlib import resources
 
 import numpy as np
 import pytest
 import torch
 from running import run
+from shipped import copied_demo
 
 from benchmarks.counting import count
 from benchmarks.record import Figure, Work
@@ -44,9 +43,7 @@ class Landmarks:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory, quick) -> Landmarks:
     """Distances of the demo's landmarks, by the command; its latents, often enough to be N."""
-    folder = tmp_path_factory.mktemp("demo") / "workdir"
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as shipped:
-        shutil.copytree(shipped, folder)
+    folder = copied_demo(tmp_path_factory.mktemp("demo"))
     number = 60 if quick else LANDMARKS
     run(folder, "--landmarks", number, "--skip-umap", small=())
     workdir = open_workdir(folder)

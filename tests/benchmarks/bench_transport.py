@@ -8,13 +8,13 @@ from triangles import violations
 
 from benchmarks.record import Figure
 from benchmarks.volumes import conformations, rendered
-from cryodrgn_metric.distances.rotation import PILOT_COUNT
+from cryodrgn_metric.distances.base import PILOT_COUNT
 from cryodrgn_metric.distances.streaming import VOLUMES_PER_BATCH
 from cryodrgn_metric.distances.transport import TransportDistance
 from cryodrgn_metric.so3.conventions import spherical_window
 from cryodrgn_metric.threads import map_in_threads
 
-VOLUMES, BOX, ROUNDS = 500, 32, 3
+VOLUMES, BOX, ROUNDS = 500, 32, 5
 CONTOUR = 0.6  # of density that reaches 12; there is no solvent to find it in
 PROMISED = 124_750 / 300  # pairs a second, volumes included
 

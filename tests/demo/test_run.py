@@ -3,11 +3,11 @@
 import json
 from dataclasses import asdict
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shipped import DEMO
 
 from cryodrgn_metric.artifacts import save_npz, save_pickle
 from cryodrgn_metric.demo import run, truth
@@ -18,8 +18,7 @@ from cryodrgn_metric.reference_spaces import reference_spaces
 
 @pytest.fixture
 def shipped():
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as path:
-        yield Path(path)
+    return DEMO
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import argparse
 import importlib
 import re
-from importlib import resources
 
 import pytest
 import yaml
 from conftest import quiet
+from shipped import DEMO
 
 from cryodrgn_metric.demo import simulate, train
 from cryodrgn_metric.workdir import open_workdir
@@ -59,20 +59,17 @@ def test_no_path_of_the_machine_is_left(trained):
 
 
 def test_shipped_workdir_was_made_by_the_commands():
-    shipped = resources.files("cryodrgn_metric.demo") / "data" / "workdir"
-    config = yaml.safe_load((shipped / "config.yaml").read_text())
+    config = yaml.safe_load((DEMO / "config.yaml").read_text())
     assert config["cmd"] == train.COMMANDS[-1].split()
 
 
 def test_shipped_workdir_names_no_machine():
-    shipped = resources.files("cryodrgn_metric.demo") / "data" / "workdir"
     for name in ("config.yaml", "run.log"):
-        assert not re.search(r"(?<![\w.])/\w+/", (shipped / name).read_text())
+        assert not re.search(r"(?<![\w.])/\w+/", (DEMO / name).read_text())
 
 
 def test_shipped_workdir_opens():
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as path:
-        workdir = open_workdir(str(path), -1)
+    workdir = open_workdir(str(DEMO), -1)
     assert workdir.kind == "train_dec"
     assert workdir.box_size == 32
     assert workdir.apix_in_angstroms == simulate.APIX_IN_ANGSTROMS

@@ -1,12 +1,11 @@
 """Delta's laws on volumes that a trained cryoDRGN decoder made, the demo's."""
 
-from importlib import resources
-
 import numpy as np
 import pytest
 import torch
 from conftest import quiet
 from scipy.spatial.transform import Rotation
+from shipped import DEMO
 
 import cryodrgn_metric as cm
 from cryodrgn_metric.decoder import Decoder
@@ -19,10 +18,9 @@ LANDMARKS = 12
 def decoded():
     """Twelve landmarks, and a copy of each: z moved a little, the volume turned at random."""
     generator = np.random.default_rng(0)
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as folder:
-        workdir = open_workdir(folder)
-        with quiet():
-            decoder = Decoder.from_workdir(workdir, device="cpu")
+    workdir = open_workdir(DEMO)
+    with quiet():
+        decoder = Decoder.from_workdir(workdir, device="cpu")
     z = workdir.latents[generator.choice(len(workdir.latents), LANDMARKS, replace=False)]
     near = z + 0.02 * z.std(axis=0) * generator.normal(size=z.shape).astype(np.float32)
     rotations = Rotation.random(LANDMARKS, random_state=1).as_matrix()

@@ -7,8 +7,6 @@ and must not, not a slow day of the machine.
 import json
 import re
 import time
-from importlib import resources
-from pathlib import Path
 
 import pytest
 from benchmarks.workdirs import with_particles
@@ -16,6 +14,7 @@ from browser import chromium, console_errors, overflow_in_pixels, screenshot, wa
 from conftest import quiet
 from page_driving import hover_text, loneliest, points
 from running import FEW, run
+from shipped import DEMO
 
 from cryodrgn_metric.artifacts import remove_files
 from cryodrgn_metric.metric_folder import MetricFolder
@@ -33,9 +32,8 @@ pytestmark = pytest.mark.slow
 def workdir(tmp_path_factory):
     """The demo's particles fifty times over, embedded in three dimensions by the real command."""
     folder = tmp_path_factory.mktemp("scale") / "00_dec"
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as shipped:
-        epoch = open_workdir(str(shipped)).epoch
-        with_particles(Path(shipped), folder, PARTICLES, epoch)
+    epoch = open_workdir(DEMO).epoch
+    with_particles(DEMO, folder, PARTICLES, epoch)
     run(folder, "--dim", 3, small=FEW)
     return folder
 

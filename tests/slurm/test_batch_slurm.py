@@ -17,14 +17,13 @@ import numpy as np
 import pytest
 from cluster import slurm_cluster
 from running import hashes, unchanged
+from shipped import DEMO
 
-import cryodrgn_metric
 from cryodrgn_metric.batch import BatchConfig, batch_script
 
 pytestmark = pytest.mark.slurm
 
 ROOT = Path(__file__).parents[2]
-DEMO = Path(cryodrgn_metric.__file__).parent / "demo" / "data" / "workdir"
 COMMAND = Path(sysconfig.get_path("scripts")) / "cryodrgn_metric"
 
 # Slurm's limits are whole minutes, and it looks at them every 30 s: told to give 10 s of warning,

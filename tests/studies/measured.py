@@ -7,13 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from benchmarks.workdirs import Size, default_workdir
+from shipped import DEMO
 
 from cryodrgn_metric.config import EmbedConfig, LandmarkConfig, VolumeConfig
+from cryodrgn_metric.distance_net import DistanceNet
 from cryodrgn_metric.measurement import measure_distances, pick_landmarks
 from cryodrgn_metric.run import prepare
 from cryodrgn_metric.threads import limited_to
@@ -52,6 +53,13 @@ class Case:
         """Delta among some landmarks, float64."""
         return self.distances[np.ix_(chosen, chosen)].astype(np.float64)
 
+    def distance_net(self) -> DistanceNet:
+        """h_psi, trained as the command trains it."""
+        net = DistanceNet(progress=False, seed=SEED, device="cpu")
+        return net.fit(
+            self.z[self.rows], self.distances, train=self.train, validation=self.validation
+        )
+
 
 def cases_of(argv: Sequence[str] | None, description: str | None) -> list[Case]:
     """The demo, a train_dec decoder of a hinged molecule, and every --workdir NAME=FOLDER."""
@@ -71,8 +79,7 @@ def demo_case(scratch: Path) -> Case:
     """
     folder = scratch / "demo_workdir"
     if not folder.exists():
-        with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as there:
-            shutil.copytree(there, folder)
+        shutil.copytree(DEMO, folder)
     return _measured("demo", folder, scratch)
 
 

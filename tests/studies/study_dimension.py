@@ -16,6 +16,7 @@ from pathlib import Path
 
 import fitted_decoders
 import numpy as np
+from shipped import DEMO
 
 from cryodrgn_metric import command
 from cryodrgn_metric.dimension import intrinsic_dimension
@@ -164,9 +165,8 @@ def main():
     parser.add_argument("--workdir", type=Path, help="A real one, for one more line")
     args = parser.parse_args()
     started = time.process_time()
-    demo = Path(command.__file__).parent / "demo" / "data" / "workdir"
     ensembles = [*fixtures()]
-    ensembles.append(embedded("the demo: a swing, and a part that comes off", "1, 2 states", demo))
+    ensembles.append(embedded("the demo: a swing, and a part that comes off", "1, 2 states", DEMO))
     if args.workdir:
         ensembles.append(embedded(args.workdir.parent.name, "unknown", args.workdir))
     results = [row_of(ensemble) for ensemble in ensembles]

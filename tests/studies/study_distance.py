@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import time
-from importlib import resources
 
 import numpy as np
 import torch
@@ -14,13 +13,15 @@ from benchmarks.volumes import conformations, rendered
 from gaussian_atoms import render
 from matplotlib.figure import Figure
 from moving_parts import bound_ligand, turning_domain
+from shipped import DEMO
 from triangles import violations
 
 import cryodrgn_metric as cm
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.demo.molecule import MOTION_LEVELS
 from cryodrgn_metric.demo.truth import load_truth
-from cryodrgn_metric.distances.rotation import PILOT_COUNT, RotationDistance
+from cryodrgn_metric.distances.base import PILOT_COUNT
+from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.distances.transport import TransportDistance
 from cryodrgn_metric.report.drawing import ACCENT, INK, panels
 from cryodrgn_metric.so3.conventions import spherical_window
@@ -69,9 +70,8 @@ def demo_curve() -> Curve:
     truth = load_truth()
     rows = np.flatnonzero(truth["state"] == 0)
     rows = np.random.default_rng(SEED).choice(rows, DECODED, replace=False)
-    with resources.as_file(resources.files("cryodrgn_metric.demo") / "data/workdir") as folder:
-        workdir = open_workdir(folder)
-        volumes = Decoder.from_workdir(workdir, device="cpu").decode(workdir.latents[rows])
+    workdir = open_workdir(DEMO)
+    volumes = Decoder.from_workdir(workdir, device="cpu").decode(workdir.latents[rows])
     upper = np.triu_indices(DECODED, 1)
     swings = truth["motion"][rows].astype(float) / (MOTION_LEVELS - 1)
     apart = np.abs(swings[upper[0]] - swings[upper[1]])

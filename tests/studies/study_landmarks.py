@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from shipped import DEMO
 
-import cryodrgn_metric
 from cryodrgn_metric.acquisition import first_landmarks, more_landmarks, training_sizes
 from cryodrgn_metric.config import EmbedConfig, LandmarkConfig
 from cryodrgn_metric.distance_ensemble import DistanceEnsemble
@@ -36,7 +36,6 @@ from cryodrgn_metric.report.drawing import ACCENT, INK, panels
 from cryodrgn_metric.run import prepare
 from studies.record import save_study
 
-DEMO = Path(cryodrgn_metric.__file__).parent / "demo" / "data" / "workdir"
 POOL, SCORED = 1400, 200
 SIZES = (125, 200, 300, 500)
 MOST = SIZES[-1]

@@ -36,8 +36,7 @@ def main() -> None:
     rows: list[list[Cell]] = []
     cases = cases_of(None, __doc__)
     for case in cases:
-        net = DistanceNet(progress=False, seed=SEED, device="cpu")
-        net.fit(case.z[case.rows], case.distances, train=case.train, validation=case.validation)
+        net = case.distance_net()
         for dimension in range(1, case.z.shape[1] + 1):
             for kind in ("mlp", "flow"):
                 rows.append(_row(case, net, dimension, kind))

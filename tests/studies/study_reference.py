@@ -38,8 +38,7 @@ def main() -> None:
     rows: list[list[Cell]] = []
     cases = cases_of(None, __doc__)
     for case in cases:
-        net = DistanceNet(progress=False, seed=SEED, device="cpu")
-        net.fit(case.z[case.rows], case.distances, train=case.train, validation=case.validation)
+        net = case.distance_net()
         truth = case.among(case.test)
         predicted = net.predict_matrix(case.z[case.rows[case.test]]).astype(np.float64)
         error = float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth))

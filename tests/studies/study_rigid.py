@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass
-from importlib import resources
 from itertools import combinations
 from math import pi
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from gaussian_atoms import compact, hinged, render
 from scipy.spatial.transform import Rotation
+from shipped import DEMO
 
 from cryodrgn_metric.decoder import Decoder
 from cryodrgn_metric.distances.base import PairwiseDistances
@@ -114,16 +114,12 @@ def copies(volumes: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     state = torch.arange(STATES)
     found = distance.search(distance.features(volumes)).compare(Pairs(state + STATES, state))
     turned = alone.pairwise(alone.features(volumes)).distances[state, state + STATES]
-    translations = found.translations * (BOX / (2 * pi))
-    return turned.numpy(), found.distances.numpy(), translations.numpy()
+    return turned.numpy(), found.distances.numpy(), found.translations.numpy()
 
 
 def real_volumes(path: Path | None) -> torch.Tensor:
     if path is None:
-        with resources.as_file(
-            resources.files("cryodrgn_metric.demo") / "data/workdir"
-        ) as shipped:
-            return decoded(shipped)
+        return decoded(DEMO)
     return decoded(path)
 
 
@@ -138,7 +134,7 @@ def decoded(path: Path) -> torch.Tensor:
 
 def audit(found: Compared) -> dict[str, float]:
     """Joint refinement from random motions: how often it ends nearer than the search."""
-    search = found.distance.search(found.features)
+    search = found.distance.search(found.features).search
     generator = np.random.default_rng(3)
     rows, columns = np.triu_indices(len(found.rigid.distances), 1)
     chosen = np.sort(generator.choice(len(rows), min(AUDITED, len(rows)), replace=False))
