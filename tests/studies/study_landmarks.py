@@ -8,7 +8,8 @@ particles; every strategy then plays on that pool, with the functions of the rea
 settings are those of the command. What differs is where errors are counted, on 200 particles of
 the pool that are nobody's landmark, so that all runs are compared on the same pairs; and that
 Delta is compressed by a basis of the whole pool instead of that run's landmarks, which moves it by
-about 1e-3. Half an hour on one core for each workdir, of which --keep keeps what is measured.
+about 1e-3. Half an hour of one core for each workdir, seeds side by side on as many as there are;
+--keep keeps what is measured.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +131,25 @@ def play_active(pool: Pool, seed: int) -> Iterator[tuple[str, int, float, float]
 
 
 def scores_of(pool: Pool, kept: Path, seeds: int) -> Scores:
-    """All strategies and seeds, of which finished seeds are kept."""
+    """All strategies and seeds, of which finished seeds are kept; a process for each seed."""
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
-    for seed in range(seeds):
-        if str(seed) not in found:
-            found[str(seed)] = list(play(pool, seed))
+    missing = [seed for seed in range(seeds) if str(seed) not in found]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
+        played = processes.map(partial(_played, pool), missing)
+        for seed, scores_of_seed in zip(missing, played, strict=True):
+            found[str(seed)] = scores_of_seed
             kept.write_text(json.dumps(found))
-        print(f"{kept.stem}: seed {seed} of {seeds}", flush=True)
+            print(f"{kept.stem}: seed {seed} of {seeds}", flush=True)
     scores: Scores = {}
     for seed in range(seeds):
         for strategy, count, median, percentile_90 in found[str(seed)]:
             scores.setdefault(strategy, []).append((count, seed, median, percentile_90))
     return scores
+
+
+def _played(pool: Pool, seed: int) -> list[tuple[str, int, float, float]]:
+    torch.set_num_threads(1)
+    return [*play(pool, seed)]
 
 
 def curve(scores: Scores, strategy: str, measure: int) -> tuple[list[int], np.ndarray]:
