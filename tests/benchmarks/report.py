@@ -19,12 +19,17 @@ ORDER = (
     "distances_64",
     "distances_32",
     "distances_128",
+    "transport_32",
     "peers",
     "exactness",
     "expansion",
     "decoding",
+    "h_psi",
+    "f_xi",
+    "transform",
+    "command",
+    "growth",
 )
-ORDER += ("h_psi", "f_xi", "transform", "command", "growth")
 
 # Published peaks, per second: operations without sparsity (float32 outside the tensor cores, as
 # torch multiplies unless told otherwise), and bytes.
