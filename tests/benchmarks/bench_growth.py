@@ -1,6 +1,6 @@
 """How each stage grows: distances with the square of L at a flat cost per pair, the rest linearly.
 
-Up to --landmarks 2000 at box 64: 2 million pairs, which take most of its 40 minutes.
+Up to --landmarks 2000 at box 64: 2 million pairs, which take most of its 50 minutes.
 """
 
 import time
