@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cryodrgn_metric.config import LandmarkConfig
 from cryodrgn_metric.distance_ensemble import DistanceEnsemble
 from cryodrgn_metric.landmarks import Landmarks, choose_landmarks
-from cryodrgn_metric.sketches import farthest_sketch, kmeans_sketch
+from cryodrgn_metric.sketches import kmeans_sketch, largest_cluster_sketch
 
 __all__ = ["disagreement", "first_landmarks", "more_landmarks", "training_sizes"]
 
@@ -93,10 +93,11 @@ def more_landmarks(
 ) -> Landmarks:
     """Adds landmarks that train, where the ensemble's members disagree.
 
-    One after the other is the particle whose disagreement times its distance in z (every column
-    by its standard deviation) to the nearest landmark that trains is largest: the dispute says
-    where, the distance keeps a batch from being fifty times the same place. Asked are 2,000
-    particles at random, or ten for each that is wanted.
+    Every particle belongs to the nearest landmark that trains, in z with every column by its
+    standard deviation. One after the other, the landmark whose particles' squared disagreement
+    times squared distance sums to most gets a new one, that with the largest product: the dispute
+    says where, the sum that many particles live there, the distance keeps a batch from being fifty
+    times the same place. Asked are 2,000 particles at random, or ten for each that is wanted.
 
     Arguments:
         ensemble: Fitted; its calibration is not used, so that no test landmark has a say.
@@ -125,7 +126,7 @@ def more_landmarks(
         spread = z.std(axis=0, dtype=np.float64)
         scaled = z / np.where(spread > 0, spread, 1)
         training = landmarks.indices[landmarks.train]
-        free = free[farthest_sketch(scaled[free], scaled[training], count, dispute)]
+        free = free[largest_cluster_sketch(scaled[free], scaled[training], count, dispute)]
     none = np.zeros(len(free), dtype=bool)
     return Landmarks(
         np.concatenate([landmarks.indices, free]),

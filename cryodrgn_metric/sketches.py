@@ -1,4 +1,4 @@
-"""Sketches of a latent space: a few particles that stand for all, by k-means or farthest first."""
+"""Sketches of a latent space: a few particles that stand for all, by k-means, the farthest, or where most is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from cryodrgn_metric.errors import ArgumentError
 
-__all__ = ["farthest_sketch", "kmeans_sketch", "nearest_unused"]
+__all__ = ["farthest_sketch", "kmeans_sketch", "largest_cluster_sketch", "nearest_unused"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -44,10 +44,7 @@ def kmeans_sketch(z: npt.NDArray[np.float64], count: int, rng: np.random.Generat
 
 
 def farthest_sketch(
-    z: npt.NDArray[np.float64],
-    start: npt.NDArray[np.float64],
-    count: int,
-    weights: npt.NDArray[np.float64] | None = None,
+    z: npt.NDArray[np.float64], start: npt.NDArray[np.float64], count: int
 ) -> IntArray:
     r"""Takes the farthest particle from all that are taken, again and again.
 
@@ -55,8 +52,6 @@ def farthest_sketch(
         z: Latents. :math:`(M, d)`
         start: Latents that are taken already. :math:`(K, d)`
         count: How many are wanted, at most M.
-        weights: By which the distance of each particle is multiplied, not negative; default: 1.
-            :math:`(M,)`
 
     Returns:
         Distinct rows of z, in the order in which they were taken.
@@ -67,12 +62,63 @@ def farthest_sketch(
         array([3, 2])
     """
     distances, _ = cKDTree(start).query(z)
-    factors = np.ones(len(z)) if weights is None else weights
     chosen = np.empty(count, dtype=np.int64)
     for step in range(count):
-        chosen[step] = np.argmax(np.where(distances < 0, -1.0, factors * distances))
+        chosen[step] = np.argmax(distances)
         distances = np.minimum(distances, np.linalg.norm(z - z[chosen[step]], axis=1))
         distances[chosen[step]] = -1.0  # never again, even among duplicates
+    return chosen
+
+
+def largest_cluster_sketch(
+    z: npt.NDArray[np.float64],
+    start: npt.NDArray[np.float64],
+    count: int,
+    weights: npt.NDArray[np.float64],
+) -> IntArray:
+    r"""Takes the farthest particle of the largest cluster, again and again.
+
+    .. math::
+        S_k = \sum_{i:\, k(i) = k} w_i^2\, |z_i - z_k|^2, \qquad
+        k(i) = \arg\min_k |z_i - z_k|
+
+    Every particle belongs to the nearest that is taken. Largest is the cluster with the largest
+    sum S of squared weighted distances; of it, the particle with the largest weighted distance is
+    taken. A farthest-first sketch looks at one particle at a time and so ends among outliers;
+    a sum says how much is to be learnt.
+
+    Arguments:
+        z: Latents. :math:`(M, d)`
+        start: Latents that are taken already. :math:`(K, d)`
+        count: How many are wanted, at most M.
+        weights: By which the distance of each particle is multiplied, not negative. :math:`(M,)`
+
+    Returns:
+        Distinct rows of z, in the order in which they were taken.
+
+    References:
+        | A framework and benchmark for deep batch active learning for regression (Holzmüller et
+          al., 2023), arXiv:2203.09410 (LCMD)
+
+    Example:
+        >>> z = np.array([[1.0], [1.1], [1.2], [-1.3]])
+        >>> largest_cluster_sketch(z, np.array([[0.9], [-0.1]]), 2, np.array([9.0, 9, 9, 1]))
+        array([2, 3])
+    """
+    distances, nearest = cKDTree(start).query(z)
+    sums = np.zeros(len(start) + count)
+    left = np.ones(len(z), dtype=bool)
+    chosen = np.empty(count, dtype=np.int64)
+    for step in range(count):
+        weighted = weights * distances
+        np.copyto(sums, np.bincount(nearest, weighted**2, minlength=len(sums)))
+        # of particles all of whose neighbours coincide with what is taken, any: never one twice
+        inside = left & (nearest == np.argmax(sums)) if sums.any() else left
+        chosen[step] = np.argmax(np.where(inside, weighted, -1.0))
+        left[chosen[step]] = False
+        from_new = np.linalg.norm(z - z[chosen[step]], axis=1)
+        nearest = np.where(from_new < distances, len(start) + step, nearest)
+        distances = np.minimum(distances, from_new)
     return chosen
 
 
