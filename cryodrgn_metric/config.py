@@ -103,7 +103,7 @@ class DistanceConfig:
     rigid: str = "so3"  # what is taken out: rotations, or translations as well
     model: str | None = None  # a .pdb or .cif file; None: pseudo-atoms of the medoid's volume
     atom_distance: str = "rmsd"
-    pairs_per_tile: int = 1024
+    pairs_per_tile: int | None = None  # None: as the device likes
     pairs_per_block: int = 4096  # kept as one file: some seconds of work, and few enough files
 
     def __post_init__(self) -> None:
@@ -147,8 +147,11 @@ class DistanceConfig:
             self.distance == "so3" or self.rigid == "so3",
             f"--distance {self.distance} takes translations out anyway. Leave --rigid se3 out.",
         )
-        least = min(self.pairs_per_tile, self.pairs_per_block)
-        _require(least > 0, f"pairs per tile and per block must be at least 1; got {least}.")
+        sizes = self.pairs_per_tile, self.pairs_per_block
+        _require(
+            all(size is None or size >= 1 for size in sizes),
+            f"pairs per tile and per block must be at least 1; got {sizes}.",
+        )
 
     @property
     def of_volumes(self) -> DistanceConfig:

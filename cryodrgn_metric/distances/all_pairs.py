@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Protocol
 
@@ -19,6 +20,10 @@ from cryodrgn_metric.so3.search import PairResults
 from cryodrgn_metric.threads import map_in_threads
 
 __all__ = ["AllPairs", "Announcement", "PairSearch"]
+
+# A GPU waits for the next operation, not for the arithmetic of the last: the larger the faster.
+PAIRS_PER_TILE = {"cpu": 1024}
+PAIRS_PER_TILE_ELSEWHERE = 4096
 
 _NUMBERS, _ROTATION = 3, 9  # columns of a table: distance, raw distance, gap, then the rotation
 
@@ -44,14 +49,14 @@ class AllPairs:
     """How all pairs are worked off: each once, i < j, and j, i follows from it.
 
     Arguments:
-        pairs_per_tile: Pairs that one thread works on at once; bounds its memory.
+        pairs_per_tile: Pairs that are worked on at once; bounds memory. None: as the device likes.
         pairs_per_block: Pairs kept together by a store.
         dtype: Of the results.
         device: Where pairs are computed.
         progress: Show a progress bar.
     """
 
-    pairs_per_tile: int
+    pairs_per_tile: int | None
     pairs_per_block: int
     dtype: torch.dtype
     device: torch.device
@@ -84,12 +89,8 @@ class AllPairs:
         with self._bar(len(everything)) as bar:
             bar.update(len(everything) - sum(map(len, blocks.values())))
 
-            def compare(tile: Pairs) -> Tensor:
-                return _as_table(search.compare(tile)).cpu()
-
-            tiles = {
-                number: [*block.split(self.pairs_per_tile)] for number, block in blocks.items()
-            }
+            tiles = {number: [*block.split(self._tile)] for number, block in blocks.items()}
+            compare = partial(_table_of, search)
             tables = map_in_threads(compare, chain(*tiles.values()), self.device)
             for number, block in blocks.items():
                 rows = []
@@ -100,6 +101,11 @@ class AllPairs:
                 store.save(number, table.numpy())
                 _enter(result, block, table)
         return result
+
+    @property
+    def _tile(self) -> int:
+        usual = PAIRS_PER_TILE.get(self.device.type, PAIRS_PER_TILE_ELSEWHERE)
+        return self.pairs_per_tile or usual
 
     def _bar(self, pairs: int) -> tqdm:
         return tqdm(total=pairs, unit="pair", desc="Distances", disable=not self.progress)
@@ -114,6 +120,21 @@ class AllPairs:
             second_peak_gaps=torch.full(square, torch.inf, dtype=self.dtype),
             translations=torch.zeros(*square, 3, dtype=self.dtype) if search.translates else None,
         )
+
+
+def _table_of(search: PairSearch, pairs: Pairs) -> Tensor:
+    """What `_as_table` says of these pairs, on the CPU.
+
+    Where a GPU's memory doesn't hold them, as others use it too, one half after the other.
+    """
+    try:
+        return _as_table(search.compare(pairs)).cpu()
+    except torch.cuda.OutOfMemoryError:
+        if len(pairs) == 1:
+            raise
+    # only here, when the error, and with it all that its frames hold, is gone
+    half = pairs.split((len(pairs) + 1) // 2)
+    return torch.cat([_table_of(search, part) for part in half])
 
 
 def _as_table(found: PairResults) -> Tensor:

@@ -36,7 +36,7 @@ def pairwise_distances(
     window: float | None = WINDOW_RADIUS,
     lmax: int | None = None,
     max_frequency: float | None = None,
-    pairs_per_tile: int = 1024,
+    pairs_per_tile: int | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
@@ -52,7 +52,7 @@ def pairwise_distances(
             windowed already.
         lmax: Angular band limit; None: chosen so that Delta is converged.
         max_frequency: In 1/box; None: n/2 - 1.
-        pairs_per_tile: Pairs that one thread works on at once; bounds its memory.
+        pairs_per_tile: Pairs that are worked on at once; bounds memory. None: as the device likes.
         dtype: torch.float32 or torch.float64; None: as the input.
         device: For example "cuda".
         progress: Show a progress bar.
@@ -95,7 +95,7 @@ def rigid_distances(
     window: float | None = WINDOW_RADIUS,
     lmax: int | None = None,
     max_frequency: float | None = None,
-    pairs_per_tile: int = 1024,
+    pairs_per_tile: int | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
@@ -155,7 +155,7 @@ def transport_distances(
     window: float = WINDOW_RADIUS,
     lmax: int = LMAX,
     quantiles: int = QUANTILES,
-    pairs_per_tile: int = 1024,
+    pairs_per_tile: int | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
@@ -173,7 +173,7 @@ def transport_distances(
         window: Start of the window's fall-off as a fraction of the half box.
         lmax: Angular band limit.
         quantiles: How many of every projection, even.
-        pairs_per_tile: Pairs that one thread works on at once; bounds its memory.
+        pairs_per_tile: Pairs that are worked on at once; bounds memory. None: as the device likes.
         dtype: torch.float32 or torch.float64; None: as the input.
         device: For example "cuda".
         progress: Show a progress bar.

@@ -69,7 +69,7 @@ class RotationDistance:
         full_box: D, the box whose voxel norm is meant (the model's); n if None.
         max_frequency: Radius of the Fourier ball, 1/box; n/2 - 1 at most, and if None.
         lmax: Angular band limit; None: found by `calibrate`, so that Delta is converged.
-        pairs_per_tile: Pairs that one thread works on at once; bounds its memory.
+        pairs_per_tile: Pairs that are worked on at once; bounds memory. None: as the device likes.
         pairs_per_block: Pairs kept together by the `store` of `pairwise`.
         unit_norm: Divide each volume by its norm first (contrast drift).
         dtype: torch.float32 or torch.float64.
@@ -85,7 +85,7 @@ class RotationDistance:
     full_box: int | None = None
     max_frequency: float | None = None
     lmax: int | None = None
-    pairs_per_tile: int = 1024
+    pairs_per_tile: int | None = None
     pairs_per_block: int = 4096
     unit_norm: bool = False
     dtype: torch.dtype = torch.float32

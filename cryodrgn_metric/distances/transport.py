@@ -70,7 +70,7 @@ class TransportDistance:
         contour: t in density, as `calibrate` finds it if None.
         lmax: Angular band limit.
         quantiles: How many, even, at Gauss-Legendre nodes.
-        pairs_per_tile: Pairs that one thread works on at once; bounds its memory.
+        pairs_per_tile: Pairs that are worked on at once; bounds memory. None: as the device likes.
         pairs_per_block: Pairs kept together by the `store` of `pairwise`.
         dtype: torch.float32 or torch.float64.
         device: Where coefficients live and pairs are computed.
@@ -87,7 +87,7 @@ class TransportDistance:
     contour: float | None = None
     lmax: int = LMAX
     quantiles: int = QUANTILES
-    pairs_per_tile: int = 1024
+    pairs_per_tile: int | None = None
     pairs_per_block: int = 4096
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"

@@ -12,6 +12,7 @@ import cryodrgn_metric as cm
 from cryodrgn_metric.distances.rotation import RotationDistance
 from cryodrgn_metric.errors import ArgumentError, VolumeError
 from cryodrgn_metric.so3.conventions import spherical_window, windowed
+from cryodrgn_metric.so3.search import RotationSearch
 
 BOX, SIGMA = 32, 1.3
 DTYPES = (np.float32, np.float64)
@@ -200,6 +201,30 @@ def test_tiles_do_not_change_the_result():
     small = cm.pairwise_distances(ensemble()[:8], pairs_per_tile=3)
     large = cm.pairwise_distances(ensemble()[:8])
     np.testing.assert_allclose(small.distances, large.distances, rtol=1e-10)
+
+
+def test_tiles_that_a_gpu_cannot_hold_are_halved(monkeypatch):
+    """The error is that of a full GPU; what is compared then is compared for real."""
+    held, compare = [], RotationSearch.compare
+
+    def in_little_memory(search, pairs):
+        if len(pairs) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        held.append(len(pairs))
+        return compare(search, pairs)
+
+    expected = cm.pairwise_distances(ensemble()[:5], pairs_per_tile=1)
+    monkeypatch.setattr(RotationSearch, "compare", in_little_memory)
+    found = cm.pairwise_distances(ensemble()[:5])
+    assert held == [3, 2, 3, 2]
+    np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-10)
+
+    def in_none(search, pairs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(RotationSearch, "compare", in_none)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        cm.pairwise_distances(ensemble()[:3])
 
 
 def test_tensors_in_tensors_out():
