@@ -1,4 +1,4 @@
-"""Sketches of a latent space: a few particles that stand for all, by k-means, the farthest, or where most is missing."""
+"""Sketches of a latent space: a few particles that stand for all."""
 
 from __future__ import annotations
 
