@@ -190,7 +190,7 @@ class MetricMapConfig:
     loss: str = "relative"
     width: int = 128
     depth: int = 3
-    steps: int = 1000
+    steps: int = 2000
     pairs_per_step: int = 8128  # all pairs of 128 particles
     learning_rate: float = 1e-2
     map: str = "mlp"

@@ -107,7 +107,7 @@ class MetricMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         loss: str = "relative",
         width: int = 128,
         depth: int = 3,
-        steps: int = 1000,
+        steps: int = 2000,
         pairs_per_step: int = 8128,
         learning_rate: float = 1e-2,
         epsilon: float | None = None,

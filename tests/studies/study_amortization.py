@@ -20,7 +20,7 @@ from studies.record import Cell, save_study
 DIMENSION = 2
 COUNTS = (40, 80, 160, 288)  # training landmarks
 EPOCHS = (5, 15, 50, 150)  # of h_psi, of ten steps each
-STEPS = (100, 300, 1000)  # of f_xi
+STEPS = (100, 300, 1000, 2000)  # of f_xi, the last as the command's
 REACHED = 1.03  # of the held-out stress with h_psi, all landmarks and the default steps
 STEPS_PER_EPOCH = 10
 COLUMNS = (
@@ -72,7 +72,7 @@ def _trials(case: Case, amortized: bool) -> list[Trial]:
                 for steps in STEPS if whole else STEPS[-1:]:
                     tried.append(_trial(case, chosen, net, steps))
         else:
-            for steps in (*STEPS, 3000) if whole else STEPS:
+            for steps in (*STEPS, 4000) if whole else STEPS:
                 tried.append(_trial(case, chosen, None, steps))
     for one in tried:
         print(case.name, "with" if amortized else "without", one, flush=True)
