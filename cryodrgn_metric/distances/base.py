@@ -33,6 +33,8 @@ Array: TypeAlias = npt.NDArray[Any] | Tensor
 PILOT_COUNT = 10
 """Volumes that `calibrate` looks at."""
 
+_MARGIN = 1e3
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -144,13 +146,16 @@ def unusable_volumes(volumes: Tensor) -> dict[int, str]:
         volumes: (L, n, n, n).
 
     Returns:
-        Index to "holds NaN or Inf" or "is constant", for those alone.
+        Index to "holds NaN, Inf or values too large to square" or "is constant", for those alone.
     """
     flat = volumes.flatten(1)
-    broken = (~torch.isfinite(flat)).any(dim=1)
+    # second derivatives are up to lmax^2 times as large as the norm: a margin for them
+    broken = ~torch.isfinite((_MARGIN * flat).square().sum(dim=1))
     constant = flat.amin(dim=1) == flat.amax(dim=1)
     found = {int(index): "is constant" for index in constant.nonzero()}
-    return found | {int(index): "holds NaN or Inf" for index in broken.nonzero()}
+    return found | {
+        int(index): "holds NaN, Inf or values too large to square" for index in broken.nonzero()
+    }
 
 
 def check_volumes(volumes: Tensor, name: str = "volumes") -> None:

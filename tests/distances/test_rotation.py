@@ -246,11 +246,20 @@ def test_inputs_are_not_changed():
         (np.zeros((2, 15, 15, 15)), "even box"),
         (np.ones((2, 16, 16, 16)), r"volumes\[0\] is constant"),
         (np.full((2, 16, 16, 16), np.nan), r"volumes\[0\] holds NaN"),
+        (np.full((2, 16, 16, 16), np.eye(16) * 1e18, np.float32), "too large to square"),
     ],
 )
 def test_what_cannot_be_compared_is_named(volumes, words):
     with pytest.raises(VolumeError, match=words):
         cm.pairwise_distances(volumes)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e14])
+def test_small_and_large_numbers_are_compared_as_others_are(scale):
+    usual = ensemble()[:3].astype(np.float32)
+    expected = cm.pairwise_distances(usual).distances
+    found = cm.pairwise_distances((scale * usual).astype(np.float32)).distances
+    np.testing.assert_allclose(found / scale, expected, rtol=1e-4)
 
 
 def test_boxes_must_agree():
