@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,20 +74,15 @@ def pairwise_distances(
         >>> bool(found.distances.max() < 1e-6)
         True
     """
-    return _compared(
-        volumes,
-        lambda box, of_input: RotationDistance(
-            box=box,
-            max_frequency=max_frequency,
-            lmax=lmax,
-            pairs_per_tile=pairs_per_tile,
-            dtype=of_input,
-            device=device,
-            progress=progress,
-        ),
-        window,
-        dtype,
+    distance = partial(
+        RotationDistance,
+        max_frequency=max_frequency,
+        lmax=lmax,
+        pairs_per_tile=pairs_per_tile,
+        device=device,
+        progress=progress,
     )
+    return _compared(distance, volumes, window, dtype)
 
 
 def rigid_distances(
@@ -131,20 +127,15 @@ def rigid_distances(
         >>> bool(found.distances.max() < 1e-6), found.translations.shape
         (True, (2, 2, 3))
     """
-    return _compared(
-        volumes,
-        lambda box, of_input: RigidDistance(
-            box=box,
-            max_frequency=max_frequency,
-            lmax=lmax,
-            pairs_per_tile=pairs_per_tile,
-            dtype=of_input,
-            device=device,
-            progress=progress,
-        ),
-        window,
-        dtype,
+    distance = partial(
+        RigidDistance,
+        max_frequency=max_frequency,
+        lmax=lmax,
+        pairs_per_tile=pairs_per_tile,
+        device=device,
+        progress=progress,
     )
+    return _compared(distance, volumes, window, dtype)
 
 
 def transport_distances(
@@ -308,16 +299,16 @@ def rotate(volume: Array, rotation: Array, *, window: float | None = WINDOW_RADI
 
 
 def _compared(
+    kind: Callable[..., RotationDistance],
     volumes: Array,
-    make: Callable[[int, torch.dtype], RotationDistance],
     window: float | None,
     dtype: torch.dtype | None,
 ) -> PairwiseDistances:
     """All pairs of volumes by a distance that is calibrated on some of them.
 
     Arguments:
+        kind: The distance, but for box and dtype.
         volumes: (L, n, n, n), numpy array or tensor.
-        make: The distance, from the box and the dtype.
         window, dtype: As in `pairwise_distances`.
 
     Returns:
@@ -328,7 +319,7 @@ def _compared(
     """
     tensor = as_tensor(volumes, dtype)
     check_volumes(tensor)
-    distance = make(tensor.shape[-1], tensor.dtype)
+    distance = kind(box=tensor.shape[-1], dtype=tensor.dtype)
     prepared = tensor
     if window is not None:
         prepared = distance.prepare(tensor, spherical_window(tensor.shape[-1], window))
