@@ -38,10 +38,10 @@ def latents():
 
 
 def decoded(latents, device, **options):
+    workdir = cm.open_workdir(DEMO)
     with quiet():
-        return Decoder.from_workdir(cm.open_workdir(DEMO), device=device, **options).decode(
-            latents
-        )
+        decoder = Decoder.from_workdir(workdir, device=device, **options)
+    return decoder.decode(latents)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ particles; every strategy then plays on that pool, with the functions of the rea
 settings are those of the command. What differs is where errors are counted, on 200 particles of
 the pool that are nobody's landmark, so that all runs are compared on the same pairs; and that
 Delta is compressed by a basis of the whole pool instead of that run's landmarks, which moves it by
-about 1e-3. Twenty minutes of two cores for each workdir, seeds side by side;
+about 1e-3. Some ten minutes of two cores for each workdir, seeds side by side;
 --keep keeps what is measured.
 """
 
