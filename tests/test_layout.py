@@ -61,9 +61,10 @@ WITHIN = {
     " < streaming, api < choice",
     "se3": "candidates, motions < points < refine < search",
     "safe_files": "files < pickles, yaml_files < checkpoints",
-    "report": "drawing, wording < content < results, scatter < landscape_section, uncertainty"
-    " < fidelity_section, dimension_section, rotation_section, motion_section, clusters_section,"
-    " comparison_section, verdict < gallery < page, inline, execution < notebook < writing",
+    "report": "drawing, wording < content < results, scatter < landscape_section, uncertainty,"
+    " landmark_volumes < fidelity_section, dimension_section, rotation_section, motion_section,"
+    " clusters_section, comparison_section, verdict < gallery < page, inline, execution < notebook"
+    " < writing",
     "demo": "molecule < score, simulate < train, truth < run",
 }
 

@@ -1,4 +1,4 @@
-"""Can z' be trusted: distances of held-out landmarks in every space, h_psi, contrast, reach."""
+"""Can z' be trusted: distances of held-out landmarks in every space, h_psi, reach."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.spatial.distance import pdist
 
-from cryodrgn_metric.contrast import unit_distances
 from cryodrgn_metric.report.content import Picture, Section, Table, shown
 from cryodrgn_metric.report.drawing import (
     ACCENT,
@@ -17,6 +16,12 @@ from cryodrgn_metric.report.drawing import (
     diagonal,
     pair_cloud,
     panels,
+)
+from cryodrgn_metric.report.landmark_volumes import (
+    contrast_in_words,
+    contrast_picture,
+    fits_in_words,
+    fits_picture,
 )
 from cryodrgn_metric.report.results import Results
 from cryodrgn_metric.report.uncertainty import (
@@ -45,8 +50,18 @@ def fidelity_section(results: Results) -> Section:
     Arguments:
         results: Of a finished run.
     """
-    scores = results.fidelity
-    pictures = [
+    return Section(
+        "fidelity",
+        "Can z' be trusted?",
+        _paragraphs(results),
+        _pictures(results),
+        [_table(results)],
+    )
+
+
+def _pictures(results: Results) -> list[Picture]:
+    """Those of every run, and those of what this one has done, in the order of the page."""
+    shown = [
         Picture(
             "shepard",
             _shepard(results),
@@ -67,6 +82,14 @@ def fidelity_section(results: Results) -> Section:
             "What h_ψ predicts for these pairs against what was measured, and its relative error. "
             f"{_use_of_net(results)}",
         ),
+    ]
+    if results.by_models:
+        shown.append(fits_picture(results))
+    if _has_bars(results):
+        shown.append(error_bar_picture(results))
+    if results.summary["contrast"] is not None:
+        shown.append(contrast_picture(results))
+    shown += [
         Picture(
             "reach",
             _reach(results),
@@ -81,35 +104,40 @@ def fidelity_section(results: Results) -> Section:
             "validation error that rises for more landmarks.",
         ),
     ]
-    reach, contrast = results.summary["reach"], results.summary["contrast"]
-    if contrast is not None:
-        pictures.insert(3, _contrast_picture(results))
-    has_bars = results.fidelity["h_psi"].get("error_bars") is not None
-    if has_bars:
-        pictures.insert(3, error_bar_picture(results))
-    if results.by_models:
-        pictures.insert(3, _fits_picture(results))
-    count = len(results.held_out["measured"])
-    pairs = count * (count - 1) // 2
-    paragraphs = [
+    if "active_sampling" in results.fidelity:
+        shown.append(growth_picture(results))
+    return shown
+
+
+def _paragraphs(results: Results) -> list[str]:
+    scores, count = results.fidelity, len(results.held_out["measured"])
+    said = [
         f"Distances here are those of {scores['test_landmarks']} test landmarks, drawn at random "
-        f"from the particles and kept from every model; their {pairs:,} pairs were measured "
-        "exactly. Contrast is of all landmarks, reach and uncertainty of every particle.",
-        _fits_in_words(results)
-        if results.by_models
-        else results.wording.of_contrast
-        if contrast is None
-        else _contrast_in_words(contrast),
-        f"{100 * reach['outside_share']:.1f} % of the particles lie outside the landmarks' reach "
-        "(is_outside in particles.npz).",
+        f"from the particles and kept from every model; their {count * (count - 1) // 2:,} pairs "
+        "were measured exactly. Contrast is of all landmarks, reach and uncertainty of every "
+        "particle."
     ]
+    if _has_bars(results):
+        said.append(error_bars_in_words(results))
     if "free_points" in scores:  # not of an older version
-        paragraphs.insert(1, _lowest_in_words(scores["free_points"], results.dimension))
-    if has_bars:
-        paragraphs.insert(1, error_bars_in_words(results))
-    if "active_sampling" in scores:
-        pictures.append(growth_picture(results))
-    return Section("fidelity", "Can z' be trusted?", paragraphs, pictures, [_table(results)])
+        said.append(_lowest_in_words(scores["free_points"], results.dimension))
+    contrast = results.summary["contrast"]
+    if results.by_models:
+        said.append(fits_in_words(results))
+    elif contrast is None:
+        said.append(results.wording.of_contrast)
+    else:
+        said.append(contrast_in_words(contrast))
+    outside = 100 * results.summary["reach"]["outside_share"]
+    said.append(
+        f"{outside:.1f} % of the particles lie outside the landmarks' reach "
+        "(is_outside in particles.npz)."
+    )
+    return said
+
+
+def _has_bars(results: Results) -> bool:
+    return results.fidelity["h_psi"].get("error_bars") is not None
 
 
 def _use_of_net(results: Results) -> str:
@@ -127,60 +155,6 @@ def _lowest_in_words(lowest: dict[str, Any], dimension: int) -> str:
         f"{shown(lowest['stress1_same_loss'])} where they minimise what z' was trained by. Near "
         "the second, z' is as good as its dimension and loss allow: a lower stress takes a higher "
         "`--dim`, or another map."
-    )
-
-
-def _fits_picture(results: Results) -> Picture:
-    return Picture(
-        "fits",
-        _fits(results),
-        "How well the model, bent into each landmark's volume, explains its density (1: fully), "
-        "and by how much its springs had to give for that. A cloud towards the lower right says "
-        "that more than positions changes: a part that comes or goes, or becomes blurred.",
-    )
-
-
-def _fits_in_words(results: Results) -> str:
-    fits = results.fidelity["fits"]
-    rest = f"{fits['left_out']} that did not fit are left out" if fits["left_out"] else "all fit"
-    return (
-        f"Δ compares models, not densities, in Å: {fits['beads']} beads were fitted to every "
-        f"landmark's volume, with a correlation of {shown(fits['median_correlation'])} (median; "
-        f"least {shown(fits['least_correlation'])}); {rest}. A part of less than a third of the "
-        "mass may be missing and the model fit all the same: look at the volumes, too. "
-        "`models_fitted.pdb` opens in ChimeraX."
-    )
-
-
-def _fits(results: Results) -> Figure:
-    correlations, fits = results.landmarks["fit_correlations"], results.fidelity["fits"]
-    figure, (left, right) = panels(2, "Models fitted to landmark volumes", height=3.4)
-    left.hist(correlations, bins=np.linspace(fits["least_allowed"], 1, 41), color=INK)
-    left.set(xlabel="correlation with the volume", ylabel="landmarks")
-    strains = 100 * results.landmarks["fit_strains"]
-    right.plot(strains, correlations, "o", ms=3, color=INK)
-    right.axvline(100 * fits["most_strain_allowed"], color=ACCENT, lw=1.2, label="accepted up to")
-    right.set(xlabel="change of the springs' lengths (%, RMS)", ylabel="correlation")
-    right.set_xlim(left=0)
-    right.legend(frameon=False)
-    return figure
-
-
-def _contrast_picture(results: Results) -> Picture:
-    return Picture(
-        "contrast",
-        _contrast(results),
-        "The part of Δ that only says that one volume is stronger than the other, and what "
-        "--scale unit, which divides it out, would measure instead. A cloud far from a curve "
-        "means that contrast or occupancy drifts through the latent space.",
-    )
-
-
-def _contrast_in_words(contrast: dict[str, float | None]) -> str:
-    return (
-        f"{shown(contrast['norm_share'], '.1%')} of Δ² is a difference of the volumes' norms. "
-        "Distances with the norms divided out (`--scale unit`) would rank the pairs with a "
-        f"Spearman correlation of {shown(contrast['unit_spearman'])} to these."
     )
 
 
@@ -256,26 +230,6 @@ def _distance_net(results: Results) -> Figure:
     right.set(xlabel=f"measured Δ ({unit})", ylabel="error (%)", ylim=(-bound, bound))
     p90 = shown(errors["percentile_90_relative_error"], ".1%")
     right.set_title(f"90 % of pairs within {p90}", fontsize=10)
-    return figure
-
-
-def _contrast(results: Results) -> Figure:
-    norms = results.landmarks["volume_norms"].astype(np.float64)
-    distances = results.landmarks["distances"].astype(np.float64)
-    unit = unit_distances(distances, norms)[results.upper]
-    measured = distances[results.upper]
-    of_norms = np.abs(norms[:, None] - norms)[results.upper]
-    figure, (left, right) = panels(2, "Contrast: what is only a difference of norms")
-    pair_cloud(left, measured, of_norms, results.seed)
-    diagonal(left, float(measured.max()), "all of Δ")
-    left.set(xlabel="measured Δ (density units)", ylabel="difference of norms (density units)")
-    contrast = results.summary["contrast"]
-    left.set_title(f"{shown(contrast['norm_share'], '.1%')} of Δ² over all pairs", fontsize=10)
-    pair_cloud(right, measured, unit, results.seed)
-    right.set(xlabel="measured Δ (density units)", ylabel="Δ with --scale unit (of |V|)")
-    right.set_title(f"Spearman {shown(contrast['unit_spearman'])}", fontsize=10)
-    right.set_xlim(left=0)
-    right.set_ylim(bottom=0)
     return figure
 
 

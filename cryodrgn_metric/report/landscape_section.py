@@ -38,12 +38,13 @@ def landscape_section(results: Results) -> Section:
     Arguments:
         results: Of a finished run.
     """
-    noise = 100 * float((results.densest < 0).mean())
-    found = int(results.densest.max()) + 1
-    rank = results.summary["density"]["directions"]
-    densities = _both(results)
-    drawn = sampled_in_words(len(results.labels))
-    pictures = [
+    paragraphs, pictures = _paragraphs(results), _pictures(results)
+    return Section("landscape", "What does the landscape look like?", paragraphs, pictures)
+
+
+def _pictures(results: Results) -> list[Picture]:
+    drawn, densities = sampled_in_words(len(results.labels)), _both(results)
+    clustered = [
         Picture(
             "z_metric_kmeans",
             _clustered(results, results.labels, results.centers, "k-means clusters of z'"),
@@ -58,6 +59,11 @@ def landscape_section(results: Results) -> Section:
             "in none. Few islands and much grey say that the motion is continuous rather than a "
             "set of states.",
         ),
+    ]
+    if results.umap is not None:
+        clustered.append(_umap_picture(results, results.umap))
+    return [
+        *clustered,
         Picture(
             "density",
             _densities(results, densities),
@@ -80,25 +86,29 @@ def landscape_section(results: Results) -> Section:
             "step in z changes little: noise, or a rotation.",
         ),
     ]
-    if results.umap is not None:
-        pictures.insert(2, _umap_picture(results, results.umap))
-    paragraphs = [
+
+
+def _paragraphs(results: Results) -> list[str]:
+    noise = 100 * float((results.densest < 0).mean())
+    found = int(results.densest.max()) + 1
+    density = results.summary["density"]
+    rank = density["directions"]
+    said = [
         f"{_axes_in_words(results)} HDBSCAN finds {found} "
         f"island{'' if found == 1 else 's'}; {noise:.0f} % of the particles are in none.",
         f"The density per unit of Δ compares volumes in the {rank} leading direction"
         f"{'s' if rank > 1 else ''} of h_ψ; its correction ranges from "
-        f"{results.summary['density']['correction_5']:.2f} to "
-        f"{results.summary['density']['correction_95']:.2f} over 90 % of the particles (1 where "
-        "f_ξ follows h_ψ).",
+        f"{density['correction_5']:.2f} to {density['correction_95']:.2f} over 90 % of the "
+        "particles (1 where f_ξ follows h_ψ).",
     ]
     if results.flow is not None:
-        paragraphs.append(_flow_in_words(results.flow, results.dimension))
+        said.append(_flow_in_words(results.flow, results.dimension))
     if len(results.labels) > MOST_POINTS:
-        paragraphs.append(
+        said.append(
             f"Of the {len(results.labels):,} particles, figures with one point a particle show "
             f"{MOST_POINTS:,}, drawn at random; densities and histograms count every one."
         )
-    return Section("landscape", "What does the landscape look like?", paragraphs, pictures)
+    return said
 
 
 def _axes_in_words(results: Results) -> str:
