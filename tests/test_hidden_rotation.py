@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from cryodrgn_metric import hidden_rotation
 from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.hidden_rotation import (
     pose_drift,
@@ -84,6 +85,14 @@ def test_only_unambiguous_landmarks_count():
     turns[~clear] = Rotation.random(int((~clear).sum()), random_state=0).as_matrix()
     found = pose_drift(latents(), turns, clear)
     assert found.landmarks == int(clear.sum())
+    assert found.score > 0.98
+
+
+def test_of_many_landmarks_some_are_enough(monkeypatch):
+    monkeypatch.setattr(hidden_rotation, "MOST_LANDMARKS", 120)
+    turns = full_turn(latents()).as_matrix()
+    found = pose_drift(latents(), turns, ALL)
+    assert found.landmarks == len(found.errors_in_degrees) == 120
     assert found.score > 0.98
 
 
