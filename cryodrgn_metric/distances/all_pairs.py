@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from cryodrgn_metric.cache import NO_CACHE, PieceStore
 from cryodrgn_metric.distances.base import PairwiseDistances
+from cryodrgn_metric.errors import ArgumentError
 from cryodrgn_metric.se3.motions import inverted
 from cryodrgn_metric.so3.pairs import Pairs
 from cryodrgn_metric.so3.search import PairResults
@@ -62,6 +63,11 @@ class AllPairs:
     device: torch.device
     progress: bool
 
+    def __post_init__(self) -> None:
+        sizes = self.pairs_per_tile, self.pairs_per_block
+        if any(size is not None and size < 1 for size in sizes):
+            raise ArgumentError(f"pairs per tile and per block must be at least 1; got {sizes}.")
+
     def compare(
         self,
         search: PairSearch,
@@ -104,8 +110,9 @@ class AllPairs:
 
     @property
     def _tile(self) -> int:
-        usual = PAIRS_PER_TILE.get(self.device.type, PAIRS_PER_TILE_ELSEWHERE)
-        return self.pairs_per_tile or usual
+        if self.pairs_per_tile is not None:
+            return self.pairs_per_tile
+        return PAIRS_PER_TILE.get(self.device.type, PAIRS_PER_TILE_ELSEWHERE)
 
     def _bar(self, pairs: int) -> tqdm:
         return tqdm(total=pairs, unit="pair", desc="Distances", disable=not self.progress)

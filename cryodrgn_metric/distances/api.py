@@ -63,6 +63,7 @@ def pairwise_distances(
 
     Raises:
         VolumeError: A volume is not a cube, is constant, or holds NaN or Inf.
+        ArgumentError: pairs_per_tile is less than 1.
 
     References:
         Kovacs & Wriggers, Acta Cryst. D58, 2002, doi:10.1107/S0907444902009794.

@@ -201,6 +201,8 @@ def test_tiles_do_not_change_the_result():
     small = cm.pairwise_distances(ensemble()[:8], pairs_per_tile=3)
     large = cm.pairwise_distances(ensemble()[:8])
     np.testing.assert_allclose(small.distances, large.distances, rtol=1e-10)
+    with pytest.raises(ArgumentError, match="at least 1"):
+        cm.pairwise_distances(ensemble()[:8], pairs_per_tile=0)
 
 
 def test_tiles_that_a_gpu_cannot_hold_are_halved(monkeypatch):
