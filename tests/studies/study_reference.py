@@ -28,6 +28,7 @@ COLUMNS = (
     "free points, same loss",
     "ratio to SMACOF",
     "ratio to same loss",
+    "Sammon's stress, over that of Sammon's points",
     "stress-1, held out",
     "free points, held out",
     "error e of h_psi",
@@ -58,20 +59,20 @@ def _row(case: Case, net: DistanceNet, dimension: int, loss: str, error: float) 
         for seed in SEEDS
     ]
 
-    def mapped(rows: np.ndarray) -> float:
+    def mapped(rows: np.ndarray, measure: str = "stress1") -> float:
         truth, z = case.among(rows), case.z[case.rows[rows]]
-        stresses = [fidelity_of(found.transform(z), truth)["stress1"] for found in maps]
-        return float(np.median(stresses))
+        return float(np.median([fidelity_of(f.transform(z), truth)[measure] for f in maps]))
 
-    def placed(rows: np.ndarray, weighting: str) -> float:
+    def placed(rows: np.ndarray, weighting: str, measure: str = "stress1") -> float:
         truth = case.among(rows)
-        return fidelity_of(free_points(truth, dimension, weighting), truth)["stress1"]
+        return fidelity_of(free_points(truth, dimension, weighting), truth)[measure]
 
     train, test = mapped(case.train), mapped(case.test)
     smacof, same = placed(case.train, "stress"), placed(case.train, loss)
     free = placed(case.test, loss)
     limit = float(np.hypot(free, error))
-    ratios = [train / smacof, train / same, test, free, error, test / limit]
+    sammon = mapped(case.train, "sammon") / placed(case.train, "sammon", "sammon")
+    ratios = [train / smacof, train / same, sammon, test, free, error, test / limit]
     return [case.name, dimension, LOSSES[loss], train, smacof, same, *ratios]
 
 
