@@ -158,7 +158,7 @@ def _assumptions(estimate: DimensionEstimate, error: float | None) -> Iterator[s
 def _checks(estimate: DimensionEstimate) -> Iterator[str]:
     if checks_version() is None:
         yield f"For two further estimates: {INSTALL_LINE}"
-    if not estimate.cross_checks or estimate.dimension == 0:
+    if not estimate.cross_checks:
         return
     found = {name: f"{name} ({value:.1f})" for name, value in estimate.cross_checks.items()}
     other = [

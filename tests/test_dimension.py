@@ -122,6 +122,7 @@ class TestNoMotion:
         assert (found.dimension, found.interval, found.embedding_dimension) == (0, (0, 0), 0)
         assert found.relative_distance == pytest.approx(0.04)
         assert "not to be interpreted" in found.words[0]
+        assert "disagree" in found.words[-1]  # they don't know how little it is
 
     def test_near_the_limit_both_answers_are_possible(self, generator):
         z = uniform(2, generator)

@@ -33,7 +33,7 @@ Array: TypeAlias = npt.NDArray[Any] | Tensor
 PILOT_COUNT = 10
 """Volumes that `calibrate` looks at."""
 
-_MARGIN = 1e3
+_MARGIN = 1e3  # its square is: second derivatives are up to lmax^2 times the squared norm
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,6 @@ def unusable_volumes(volumes: Tensor) -> dict[int, str]:
         Index to "holds NaN, Inf or values too large to square" or "is constant", for those alone.
     """
     flat = volumes.flatten(1)
-    # second derivatives are up to lmax^2 times as large as the norm: a margin for them
     broken = ~torch.isfinite((_MARGIN * flat).square().sum(dim=1))
     constant = flat.amin(dim=1) == flat.amax(dim=1)
     found = {int(index): "is constant" for index in constant.nonzero()}

@@ -61,7 +61,7 @@ def fidelity_section(results: Results) -> Section:
 
 def _pictures(results: Results) -> list[Picture]:
     """Those of every run, and those of what this one has done, in the order of the page."""
-    shown = [
+    pictures = [
         Picture(
             "shepard",
             _shepard(results),
@@ -84,12 +84,12 @@ def _pictures(results: Results) -> list[Picture]:
         ),
     ]
     if results.by_models:
-        shown.append(fits_picture(results))
+        pictures.append(fits_picture(results))
     if _has_bars(results):
-        shown.append(error_bar_picture(results))
+        pictures.append(error_bar_picture(results))
     if results.summary["contrast"] is not None:
-        shown.append(contrast_picture(results))
-    shown += [
+        pictures.append(contrast_picture(results))
+    pictures += [
         Picture(
             "reach",
             _reach(results),
@@ -105,8 +105,8 @@ def _pictures(results: Results) -> list[Picture]:
         ),
     ]
     if "active_sampling" in results.fidelity:
-        shown.append(growth_picture(results))
-    return shown
+        pictures.append(growth_picture(results))
+    return pictures
 
 
 def _paragraphs(results: Results) -> list[str]:
